@@ -1,0 +1,1 @@
+"""What Millstream says about itself: its own log lines and counters."""

@@ -1,0 +1,1 @@
+"""The wire: connections, scripts and replies. The only importer of redis."""
