@@ -75,7 +75,7 @@ class UnknownFormatError(MillstreamError):
     """The entry was written in a format this version does not know: released for a newer member, never dead."""
 
 
-class BufferFullError(MillstreamError):
+class BufferFull(MillstreamError):
     """The producer's buffer is full and its policy is to fail, or blocking took too long. Nothing was queued."""
 
 
@@ -87,7 +87,7 @@ class SendUnknownError(SendError):
     """A send was not answered within its timeout: the event may or may not be in the stream."""
 
 
-class NotConfirmedError(SendError):
+class NotConfirmed(SendError):
     """The event is in the stream, but the confirm level asked for was not reached in time.
 
     Attributes:

@@ -1,0 +1,31 @@
+"""Backoff: how long to wait before the next try."""
+
+import random
+from dataclasses import dataclass
+
+MAX_DOUBLINGS = 60  # 2**60 ms is beyond any `longest`; keeps the power small for a high attempt number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Exponential backoff with full jitter.
+
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+
+    initial_ms: int
+    """Upper end of the first wait, in ms."""
+    longest_ms: int
+    """Upper end of any wait, in ms."""
+    jitter: float = 1.0
+    """Share of a wait that is random: 1.0 spreads over 0 to the full wait, 0.0 always waits it in full."""
+
+    def wait_ms(self, attempt: int, rng: random.Random | None = None) -> int:
+        """Wait after failed attempt number `attempt` (1 is the first), in ms."""
+        full = min(self.initial_ms * 2 ** min(max(attempt - 1, 0), MAX_DOUBLINGS), self.longest_ms)
+        draw = (rng or random).random()
+        return round(full * (1 - self.jitter + self.jitter * draw))
+
+
+RECONNECT = Backoff(initial_ms=50, longest_ms=10_000)
+"""Between tries to reach a server: starts at 50 ms, at most 10 s, so that a fleet does not return as one wave."""

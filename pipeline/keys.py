@@ -1,0 +1,133 @@
+"""Keys: the name of every key Millstream keeps, built here and nowhere else.
+
+`orders` is the stream itself, exactly as the user named it. Everything beside it shares its cluster slot:
+`{orders}:…`, or `{shop}:orders:…` for a name that already holds a tag. One key, one type (DESIGN.md, key table).
+"""
+
+import re
+
+from pipeline.errors import UsageError
+
+# The first word after the prefix of every key beside a stream. A tagged stream name may not start with one of
+# them after its tag: `{shop}:dead:x` would be both a stream and the dead letters of a stream `{shop}`.
+RESERVED_WORDS = frozenset(
+    "lane meta producer source ids groups members lease again retry retry-bodies delayed delayed-bodies "
+    "dead done duty never".split()
+)
+MAX_NAME_BYTES = 512
+_ESCAPED = str.maketrans({"%": "%25", ":": "%3A", "{": "%7B", "}": "%7D"})
+
+
+def escape(part: str) -> str:
+    """A group, producer, source or event id as part of a key: `:`, `%` and braces percent-escaped."""
+    return part.translate(_ESCAPED)
+
+
+def unescape(part: str) -> str:
+    """The inverse of escape()."""
+    return re.sub("%(25|3A|7B|7D)", lambda match: chr(int(match[1], 16)), part)
+
+
+def check_name(what: str, name: str) -> str:
+    """The name itself, if a group, consumer, producer or source may be called so.
+
+    Raises:
+        UsageError: empty, over 512 bytes, or with control characters.
+    """
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"a {what} name is text of 1 to {MAX_NAME_BYTES} bytes, not {name!r}")
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > MAX_NAME_BYTES:
+        raise UsageError(f"a {what} name has at most {MAX_NAME_BYTES} bytes, this one has {size:,}")
+    if not name.isprintable():
+        raise UsageError(f"a {what} name has no control characters: {name!r}")
+    return name
+
+
+def check_stream_name(name: str) -> str:
+    """The name itself, if a stream may be called so.
+
+    Raises:
+        UsageError: empty, too long, a lone brace, only a tag, or a reserved word after the tag.
+    """
+    check_name("stream", name)
+    tag = re.fullmatch(r"([^{}]*)\{([^{}]+)\}([^{}]*)", name)
+    if tag is None:
+        if "{" in name or "}" in name:
+            raise UsageError(f"stream name {name!r}: braces come as one pair around a cluster tag, as in '{{shop}}:orders'")
+        return name
+    before, _, after = tag.groups()
+    if not before and not after.strip(":"):
+        raise UsageError(f"stream name {name!r} is only a cluster tag: add a name, as in '{name}:orders'")
+    word = after.lstrip(":").split(":", 1)[0]
+    if word in RESERVED_WORDS:
+        raise UsageError(f"stream name {name!r}: {word!r} after the tag is a word of Millstream's own keys")
+    return name
+
+
+class StreamKeys:
+    """The keys of one stream. All share one cluster slot, so that a script may combine them."""
+
+    __slots__ = ("prefix", "stream")
+
+    def __init__(self, stream: str) -> None:
+        self.stream = check_stream_name(stream)
+        self.prefix = f"{stream}:" if "{" in stream else f"{{{stream}}}:"
+
+    @property
+    def groups(self) -> str:
+        """Hash: per group its claims token, sweep mark, claim_after, and saved position per stream."""
+        return self.prefix + "groups"
+
+    @property
+    def never(self) -> str:
+        """A key that never exists: deleting it first lets a script write on under OOM."""
+        return self.prefix + "never"
+
+    def producer(self, producer: str) -> str:
+        """Hash, expiring: the last batch number, and first id and count of the last 16 batches."""
+        return f"{self.prefix}producer:{escape(producer)}"
+
+    def source(self, source: str) -> str:
+        """String: the position of a source, written by the script that appends."""
+        return f"{self.prefix}source:{escape(source)}"
+
+    def ids(self, event_id: str) -> str:
+        """String, expiring: the entry id of an event sent with `id=`."""
+        return f"{self.prefix}ids:{escape(event_id)}"
+
+    def members(self, group: str) -> str:
+        """Hash: live members of the group with their claim_after and heartbeat time."""
+        return f"{self.prefix}members:{escape(group)}"
+
+    def duty(self, group: str) -> str:
+        """String, expiring: the member that sweeps for the group just now."""
+        return f"{self.prefix}duty:{escape(group)}"
+
+    def again(self, group: str) -> str:
+        """Stream: what is due again, replayed or split, for this group alone."""
+        return f"{self.prefix}again:{escape(group)}"
+
+    def retry(self, group: str) -> str:
+        """Sorted set: deliveries due again later, by due time in ms."""
+        return f"{self.prefix}retry:{escape(group)}"
+
+    def retry_bodies(self, group: str) -> str:
+        """Hash: the fields of the deliveries in retry()."""
+        return f"{self.prefix}retry-bodies:{escape(group)}"
+
+    def dead(self, group: str) -> str:
+        """Stream: dead letters of the group."""
+        return f"{self.prefix}dead:{escape(group)}"
+
+    def __repr__(self) -> str:
+        return f"StreamKeys({self.stream!r})"
+
+
+def stream_of(key: str) -> tuple[str, str] | None:
+    """(stream name, rest) of a key beside a stream, such as ("orders", "dead:billing"); None for other keys."""
+    match = re.fullmatch(r"\{([^{}]+)\}:(.*)", key, re.DOTALL)
+    if match and match[2].split(":", 1)[0] in RESERVED_WORDS:
+        return match[1], match[2]
+    match = re.fullmatch(r"([^{}]*\{[^{}]+\}[^{}]*?):((?:%s)(?::.*)?)" % "|".join(RESERVED_WORDS), key, re.DOTALL)
+    return (match[1], match[2]) if match else None
