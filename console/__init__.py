@@ -1,0 +1,1 @@
+"""Console: what a person touches (floor 3)."""

@@ -1,0 +1,1 @@
+"""Consumers: everything that hands events to handlers (floor 2)."""

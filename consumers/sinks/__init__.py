@@ -1,0 +1,1 @@
+"""Sinks: ready-made handlers."""

@@ -1,0 +1,120 @@
+"""Millstream: an event pipeline on Redis Streams. This module is the public list and nothing else.
+
+Each name is looked up on first use (PEP 562), so `import millstream` itself costs next to nothing.
+"""
+
+# Type checkers take this name for true; importing it from typing would cost 7 ms in every program that does not.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from consumers.app import Pipeline
+    from consumers.consumer import Consumer
+    from consumers.delivery import Delivery
+    from consumers.testing import TestPipeline
+    from pipeline.errors import (
+        AccessDeniedError,
+        BufferFull,
+        ClosedError,
+        DecodeError,
+        EncodeError,
+        EventTooLargeError,
+        MillstreamError,
+        NoServerError,
+        NoSuchGroupError,
+        NoSuchStreamError,
+        NotConfirmed,
+        NotConnectedError,
+        NotFoundError,
+        SendError,
+        SendUnknownError,
+        ServerRefusedError,
+        UnknownFormatError,
+        UnsupportedServerError,
+        UsageError,
+        WrongKeyTypeError,
+    )
+    from pipeline.event import Event
+    from pipeline.options import ConsumerOptions, ProducerOptions, Retry
+    from pipeline.outcome import Later, Outcomes, Reject
+    from producers.async_producer import AsyncProducer
+    from producers.logs import LogHandler, ship_logs
+    from producers.producer import Producer
+    from producers.receipt import Receipt
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "AccessDeniedError",
+    "AsyncProducer",
+    "BufferFull",
+    "ClosedError",
+    "Consumer",
+    "ConsumerOptions",
+    "DecodeError",
+    "Delivery",
+    "EncodeError",
+    "Event",
+    "EventTooLargeError",
+    "Later",
+    "LogHandler",
+    "MillstreamError",
+    "NoServerError",
+    "NoSuchGroupError",
+    "NoSuchStreamError",
+    "NotConfirmed",
+    "NotConnectedError",
+    "NotFoundError",
+    "Outcomes",
+    "Pipeline",
+    "Producer",
+    "ProducerOptions",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "SendError",
+    "SendUnknownError",
+    "ServerRefusedError",
+    "TestPipeline",
+    "UnknownFormatError",
+    "UnsupportedServerError",
+    "UsageError",
+    "WrongKeyTypeError",
+    "ship_logs",
+]
+
+# Where each name lives; what is not named here is an error class.
+_HOMES = {
+    "AsyncProducer": "producers.async_producer",
+    "Consumer": "consumers.consumer",
+    "ConsumerOptions": "pipeline.options",
+    "Delivery": "consumers.delivery",
+    "Event": "pipeline.event",
+    "Later": "pipeline.outcome",
+    "LogHandler": "producers.logs",
+    "Outcomes": "pipeline.outcome",
+    "Pipeline": "consumers.app",
+    "Producer": "producers.producer",
+    "ProducerOptions": "pipeline.options",
+    "Receipt": "producers.receipt",
+    "Reject": "pipeline.outcome",
+    "Retry": "pipeline.options",
+    "TestPipeline": "consumers.testing",
+    "ship_logs": "producers.logs",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    # In the wheel the folders stand beneath this package (hatch_build.py), in the repository beside it.
+    beneath = f"{__name__}." if find_spec(f"{__name__}.pipeline") else ""
+    value: object = getattr(import_module(beneath + _HOMES.get(name, "pipeline.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Producers: everything that puts events into streams (floor 2)."""
