@@ -1,0 +1,321 @@
+"""Connector and Link: from an address to connections that say exactly what happened.
+
+A Link is one connection, used by one thread at a time. The client library makes it (TCP, TLS, unix socket, AUTH, SELECT);
+from there on commands are packed and replies parsed in C, written and read here, so that requests can be in flight
+and nothing is ever repeated behind our back. After any failure the link is closed for good: the next reply on it
+would belong to another command.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+import redis.exceptions
+from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from pipeline.errors import AccessDeniedError, MillstreamError, NotConnectedError, UnsupportedServerError
+from pipeline.server.capabilities import Capabilities, probe
+from pipeline.server.embedded import EmbeddedServer
+from pipeline.server.error_map import server_error
+from pipeline.server.locate import Address, locate
+from pipeline.server.replies import Reply
+from pipeline.server.scripts import Arg, Script
+
+READ_BYTES = 1 << 18
+"""Bytes asked of the socket at a time: a reply of 1,000 entries takes a few reads, not hundreds."""
+
+
+class _ErrorReply(Exception):
+    """An error answer as hiredis hands it over; turned into a MillstreamError before anyone sees it."""
+
+
+class Link:
+    """One connection to the server. Not for several threads at once, not across a fork."""
+
+    def __init__(self, connection: AbstractConnection, shown: str, timeout_ms: int) -> None:
+        self._connection = connection
+        self._shown = shown
+        self._timeout_s = timeout_ms / 1_000
+        self._pid = os.getpid()
+        sock = connection._get_socket()
+        assert sock is not None, "the client library connected"
+        self._sock: socket.socket = sock
+        self._sock.settimeout(self._timeout_s)
+        self._reader = hiredis.Reader(protocolError=_ErrorReply, replyError=_ErrorReply)
+        self._buffer = bytearray(READ_BYTES)
+        self._view = memoryview(self._buffer)
+        self.closed = False
+
+    def call(self, *args: Arg) -> Reply:
+        """Send one command and return its reply.
+
+        Raises:
+            MillstreamError: the server answered with an error, which left no doubt that nothing was done.
+            NotConnectedError: the connection broke; the command may or may not have been carried out.
+        """
+        self.send(args)
+        return self.read()
+
+    def calls(self, commands: Sequence[Sequence[Arg]]) -> list[Reply]:
+        """Send all commands, then read all replies; an error answer is returned in its place, not raised."""
+        self.send(*commands)
+        return [self.read_or_error() for _ in commands]
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Reply:
+        """Run a script, loading it first where the server does not know it (it was not run then, so this is safe)."""
+        reply = self.calls([script.command(keys, args)])[0]
+        if isinstance(reply, MillstreamError):
+            if getattr(reply, "code", "") != "NOSCRIPT":
+                raise reply
+            self.load(script)
+            return self.call(*script.command(keys, args))
+        return reply
+
+    def load(self, script: Script) -> None:
+        """Make the script known to the server."""
+        self.call("SCRIPT", "LOAD", script.text)
+
+    def send(self, *commands: Sequence[Arg]) -> None:
+        """Write commands without waiting for their replies; read() them later, in order."""
+        packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])
+        self._usable()
+        try:
+            self._sock.settimeout(self._timeout_s)
+            self._sock.sendall(packed)
+        except OSError as error:
+            raise self._broken(error) from None
+
+    def read(self, timeout_ms: int | None = None) -> Reply:
+        """The next reply; its errors are raised. timeout_ms replaces the link's own (for blocking commands)."""
+        reply = self.read_or_error(timeout_ms)
+        if isinstance(reply, MillstreamError):
+            raise reply
+        return reply
+
+    def read_or_error(self, timeout_ms: int | None = None) -> Reply:
+        """The next reply; an error answer is returned, a broken connection raised."""
+        self._usable()
+        gets: Callable[[], Any] = self._reader.gets
+        reply = gets()
+        if reply is False:
+            timeout_s = self._timeout_s if timeout_ms is None else timeout_ms / 1_000
+            try:
+                self._sock.settimeout(timeout_s)
+                while reply is False:
+                    size = self._sock.recv_into(self._buffer)
+                    if not size:
+                        raise ConnectionResetError("the server closed the connection")
+                    self._reader.feed(self._view[:size])
+                    reply = gets()
+            except (OSError, _ErrorReply) as error:
+                raise self._broken(error, timeout_s) from None
+        return server_error(str(reply)) if isinstance(reply, _ErrorReply) else reply
+
+    def ready(self, timeout_ms: int = 0, wake: int | None = None) -> bool:
+        """Whether a reply (or the end of the connection) can be read now, or within timeout_ms.
+
+        wake is a file descriptor that ends the wait when it becomes readable; the answer is then False.
+        """
+        self._usable()
+        if self._reader.has_data() or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            return True
+        waiting = [self._sock] if wake is None else [self._sock, wake]
+        readable = select.select(waiting, [], [], timeout_ms / 1_000)[0]
+        return self._sock in readable
+
+    def close(self) -> None:
+        """Close the connection; commands under way may or may not be carried out."""
+        self.closed = True
+        self._connection.disconnect()
+
+    def _usable(self) -> None:
+        if self.closed or self._pid != os.getpid():
+            why = "made before a fork" if self._pid != os.getpid() else "closed"
+            raise NotConnectedError(f"this connection to {self._shown} was {why}")
+
+    def _broken(self, error: Exception, timeout_s: float | None = None) -> NotConnectedError:
+        self.close()
+        if isinstance(error, TimeoutError):
+            waited = f" within {timeout_s or self._timeout_s:g} s"
+            return NotConnectedError(f"no answer from {self._shown}{waited}")
+        return NotConnectedError(f"the connection to {self._shown} broke: {error or type(error).__name__}")
+
+
+class Connector:
+    """Makes links to one address. Holds the embedded server while it is open; safe for threads and across a fork."""
+
+    def __init__(self, address: Address | str | None = None, *, name: str = "millstream", timeout_ms: int = 5_000) -> None:
+        self.address = address if isinstance(address, Address) else locate(address)
+        self.timeout_ms = timeout_ms
+        self._name = name
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._embedded: EmbeddedServer | None = None
+        self._capabilities: Capabilities | None = None
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        return self.address.shown
+
+    def link(self, purpose: str = "", *, timeout_ms: int | None = None) -> Link:
+        """A new connected link; purpose becomes part of the connection's name on the server.
+
+        Raises:
+            NotConnectedError: unreachable. AccessDeniedError: password, user or certificate refused.
+            UnsupportedServerError: the server is older than Redis 6.2.
+        """
+        timeout_ms = timeout_ms or self.timeout_ms
+        link = self._open(purpose, timeout_ms)
+        if self._capabilities is None:
+            try:
+                capabilities = probe(link.calls)
+                if not capabilities.supported:
+                    raise UnsupportedServerError(
+                        f"{self.shown} is {capabilities.name}: Millstream needs Redis 6.2 or Valkey 7.2 at least (XAUTOCLAIM)"
+                    )
+            except MillstreamError:
+                link.close()
+                raise
+            self._capabilities = capabilities
+        return link
+
+    def capabilities(self) -> Capabilities:
+        """What this server can do and how durable it is, asked once per connector."""
+        if self._capabilities is None:
+            self.link("probe").close()
+        assert self._capabilities is not None, "link() probes"
+        return self._capabilities
+
+    def forget_capabilities(self) -> None:
+        """Ask again at the next link: after a reconnect the server may be another, or set otherwise."""
+        self._capabilities = None
+
+    def wait_until_up(self, timeout_ms: int) -> Link:
+        """A link as soon as the server answers and has loaded its data, trying for timeout_ms."""
+        deadline = time.monotonic() + timeout_ms / 1_000
+        while True:
+            try:
+                link = self.link("wait")
+                link.call("EXISTS", "millstream")  # refused while loading, unlike the handshake
+                return link
+            except AccessDeniedError:
+                raise
+            except MillstreamError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        """Give up the embedded server, if this address has one; links already made stay open."""
+        with self._lock:
+            embedded, self._embedded = self._embedded, None
+            if embedded is not None and self._pid == os.getpid():
+                embedded.close()
+
+    def _open(self, purpose: str, timeout_ms: int) -> Link:
+        connection = self._connection(self._reach(), f"{self._name}:{purpose}" if purpose else self._name, timeout_ms)
+        try:
+            connection.connect()
+        except redis.exceptions.RedisError as error:
+            raise self._unreachable(error) from None
+        except (OSError, ValueError) as error:
+            raise NotConnectedError(f"cannot reach {self.shown}: {error}") from None
+        return Link(connection, self.shown, timeout_ms)
+
+    def _reach(self) -> Address:
+        """The address to connect to just now: the embedded server's socket, or the primary that Sentinel names."""
+        if self.address.kind == "embedded":
+            with self._lock:
+                if self._pid != os.getpid():  # a forked child is a user of its own
+                    self._pid, self._embedded = os.getpid(), None
+                if self._embedded is None:
+                    self._embedded = EmbeddedServer.acquire(self.address.folder)
+                else:
+                    self._embedded.ensure_running()
+                return self._embedded.address
+        if self.address.kind == "sentinel":
+            return self.address.with_host(*self._primary())
+        return self.address
+
+    def _primary(self) -> tuple[str, int]:
+        seconds = self.timeout_ms / 1_000
+        sentinel = Sentinel(
+            list(self.address.sentinels), socket_timeout=seconds, socket_connect_timeout=seconds, **self._tls()
+        )
+        try:
+            host, port = sentinel.discover_master(self.address.service)
+        except MasterNotFoundError:
+            raise NotConnectedError(f"no sentinel of {self.shown} knows a primary named {self.address.service!r}") from None
+        except redis.exceptions.RedisError as error:
+            raise self._unreachable(error) from None
+        finally:
+            for client in sentinel.sentinels:
+                client.close()
+        return str(host), int(port)
+
+    def _tls(self) -> dict[str, Any]:
+        if not self.address.tls:
+            return {}
+        return {
+            "ssl": True,
+            "ssl_ca_certs": self.address.ca_file,
+            "ssl_certfile": self.address.cert_file,
+            "ssl_keyfile": self.address.key_file,
+            "ssl_cert_reqs": "none" if self.address.insecure_tls else "required",
+            "ssl_check_hostname": not self.address.insecure_tls,
+            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        }
+
+    def _connection(self, address: Address, name: str, timeout_ms: int) -> AbstractConnection:
+        seconds = timeout_ms / 1_000
+        options: dict[str, Any] = {
+            "db": address.db,
+            "username": address.username,
+            "password": address.password,
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+            "protocol": 2,  # one reply shape on every server and version; pushes have no place in our pipelines
+            "driver_info": None,  # CLIENT SETINFO costs two round trips and is unknown below 7.2
+        }
+        if address.kind == "unix":
+            connection: AbstractConnection = UnixDomainSocketConnection(path=address.path, **options)
+        elif address.tls:
+            tls = {key: value for key, value in self._tls().items() if key != "ssl"}
+            connection = SSLConnection(host=address.host, port=address.port, **tls, **options)
+        else:
+            connection = Connection(host=address.host, port=address.port, **options)
+        # The name is a courtesy to whoever reads CLIENT LIST; a user without CLIENT SETNAME may connect all the same.
+        connection.redis_connect_func = lambda made: _greet(made, name)
+        return connection
+
+    def _unreachable(self, error: redis.exceptions.RedisError) -> MillstreamError:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return AccessDeniedError(f"TLS with {self.shown} failed: {cause.reason or cause}")
+            cause = cause.__cause__ or cause.__context__
+        text = str(error)
+        if isinstance(error, redis.exceptions.AuthenticationError):
+            return AccessDeniedError(f"{self.shown} refuses the user or password: {text}")
+        if isinstance(error, redis.exceptions.BusyLoadingError):
+            return server_error(f"LOADING {text}", f"connecting to {self.shown}")
+        if isinstance(error, redis.exceptions.ResponseError):
+            return server_error(text, f"connecting to {self.shown}")
+        return NotConnectedError(f"cannot reach {self.shown}: {text}")
+
+
+def _greet(connection: Any, name: str) -> None:
+    """AUTH and SELECT as the client library does them, then the connection's name, if we may."""
+    connection.on_connect()
+    with contextlib.suppress(redis.exceptions.ResponseError):
+        connection.send_command("CLIENT", "SETNAME", "".join(c if c.isprintable() and c != " " else "-" for c in name))
+        connection.read_response()
