@@ -1,0 +1,61 @@
+-- duty: one heartbeat of a member; shares out who sweeps and promotes for the group, and answers what it must know.
+--
+-- KEYS  1 S:groups  2 S:members:<group>  3 S:duty:<group>  4 S:retry:<group>  5 S:never
+-- ARGV  1 group, escaped  2 member  3 the member's claim_after, ms  4 1 if it wants the duty, 0 if it gives it up,
+--       -1 if it leaves the group  5 how long the duty is held, ms  6 the sweep mark whose pass is complete, or ''
+-- Returns {now_ms, on_duty, claim_after_ms, token, sweep mark, next due ms, [member, claim_after_ms, age_ms]…}:
+--       on_duty 1 or 0; mark and due are '' where there is none; members only for the one on duty.
+--
+-- claim_after of the group is the largest of its members'. Only the member on duty lists them all, so that the cost
+-- of a heartbeat does not grow with the group.
+
+redis.call('DEL', KEYS[5])
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local own = tonumber(ARGV[3])
+if ARGV[4] == '-1' then
+  redis.call('HDEL', KEYS[2], ARGV[2])
+else
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3] .. ':' .. string.format('%d', now_ms))
+end
+
+local on_duty = 0
+local holder = redis.call('GET', KEYS[3])
+if ARGV[4] == '1' then
+  if not holder or holder == ARGV[2] then
+    redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[5])
+    on_duty = 1
+  end
+elseif holder == ARGV[2] then
+  redis.call('DEL', KEYS[3])
+end
+
+local mark = redis.call('HGET', KEYS[1], ARGV[1] .. ':sweep')
+if mark and mark == ARGV[6] then
+  redis.call('HDEL', KEYS[1], ARGV[1] .. ':sweep')
+  mark = false
+end
+local due = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+local known = tonumber(redis.call('HGET', KEYS[1], ARGV[1] .. ':claim_after') or '0')
+local answer = {now_ms, on_duty, 0, redis.call('HGET', KEYS[1], ARGV[1] .. ':token') or '', mark or '', due[2] or ''}
+local longest = math.max(own, known)
+if on_duty == 1 then
+  longest = own
+  local members = redis.call('HGETALL', KEYS[2])
+  for i = 1, #members, 2 do
+    local claim_after, seen = string.match(members[i + 1], '^(%d+):(%d+)$')
+    if claim_after then
+      local age = now_ms - tonumber(seen)
+      -- a member silent for twice its claim_after no longer decides how long the others wait
+      if age <= 2 * tonumber(claim_after) then longest = math.max(longest, tonumber(claim_after)) end
+      answer[#answer + 1] = members[i]
+      answer[#answer + 1] = tonumber(claim_after)
+      answer[#answer + 1] = age
+    end
+  end
+end
+if longest ~= known and ARGV[4] ~= '-1' then
+  redis.call('HSET', KEYS[1], ARGV[1] .. ':claim_after', string.format('%d', longest))
+end
+answer[3] = longest
+return answer

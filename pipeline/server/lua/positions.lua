@@ -1,0 +1,28 @@
+-- positions: saves where a group stands, for the day the group is lost.
+--
+-- KEYS  1 stream  2 S:groups  3 S:never
+-- ARGV  1 group  2 group, escaped
+-- Returns the position saved: just before the oldest pending entry, else the last delivered one.
+
+local oldest = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 1)
+if oldest['err'] then return oldest end
+local position
+if oldest[1] then
+  local ms, seq = string.match(oldest[1][1], '^(%d+)-(%d+)$')
+  if seq ~= '0' then
+    position = ms .. '-' .. string.format('%.0f', tonumber(seq) - 1)
+  else
+    position = string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
+  end
+else
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local facts = {}
+    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+    if facts['name'] == ARGV[1] then position = facts['last-delivered-id'] end
+  end
+end
+if redis.call('HGET', KEYS[2], ARGV[2] .. ':pos:main') ~= position then
+  redis.call('DEL', KEYS[3])
+  redis.call('HSET', KEYS[2], ARGV[2] .. ':pos:main', position)
+end
+return position

@@ -1,0 +1,46 @@
+-- take: moves entries that their consumer stopped renewing to the caller; the claim counts as a delivery.
+--
+-- KEYS  1 stream  2 S:groups
+-- ARGV  1 group  2 group, escaped  3 consumer  4 least idle time, ms  5 cursor  6 most entries
+--       7 latest acceptable server time, ms  8 random part of the claims token
+-- Returns {'clock', now_ms} if the server's clock is beyond what the caller accepts: nothing was claimed; else
+--       {'ok', now_ms, next cursor, token, entries, deliveries, gone}: entries as XRANGE gives them, how often each
+--       was delivered (this claim included), and ids that were trimmed while pending (now settled).
+--
+-- Below 7.0 a trimmed entry comes back without its id and stays pending: it is looked for and settled here.
+
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+if now_ms > tonumber(ARGV[7]) then return {'clock', now_ms} end
+
+local claimed = redis.pcall('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[3], ARGV[4], ARGV[5], 'COUNT', ARGV[6])
+if claimed['err'] then return claimed end
+local entries, deliveries, nameless = {}, {}, false
+for i = 1, #claimed[2] do
+  local entry = claimed[2][i]
+  if entry and entry[2] then
+    entries[#entries + 1] = entry
+    deliveries[#deliveries + 1] = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)[1][4]
+  else
+    nameless = true
+  end
+end
+
+local gone = claimed[3] or {}
+if nameless then
+  local to = claimed[1] == '0-0' and '+' or claimed[1]
+  for _, held in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[5], to, 500, ARGV[3])) do
+    if #redis.call('XRANGE', KEYS[1], held[1], held[1]) == 0 then
+      redis.call('XACK', KEYS[1], ARGV[1], held[1])
+      gone[#gone + 1] = held[1]
+    end
+  end
+end
+
+local token = redis.call('HGET', KEYS[2], ARGV[2] .. ':token') or ''
+if #entries > 0 then
+  -- not armed: XAUTOCLAIM was the first write, and is allowed under OOM
+  token = string.format('%d', now_ms) .. '-' .. ARGV[8]
+  redis.call('HSET', KEYS[2], ARGV[2] .. ':token', token)
+end
+return {'ok', now_ms, claimed[1], token, entries, deliveries, gone}
