@@ -1,0 +1,95 @@
+"""ConsumerSpec: one declared consumer: a handler for a group of a stream, with its options."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.keys import StreamKeys, check_name
+from pipeline.options import ConsumerOptions
+
+ASYNC_CONCURRENCY = 64
+THREADS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSpec:
+    """What `@app.consumer(...)` declares.
+
+    Raises:
+        UsageError: a stream or group name that cannot be, or a handler that is not callable as one.
+    """
+
+    stream: str
+    group: str
+    handler: Callable[..., Any] = field(repr=False)
+    options: ConsumerOptions = field(default_factory=ConsumerOptions)
+
+    def __post_init__(self) -> None:
+        StreamKeys(self.stream)
+        check_name("group", self.group)
+        if not callable(self.handler):
+            raise UsageError(f"the handler of group {self.group!r} is a {type(self.handler).__name__}, not a function")
+        count = _positional(self.handler)
+        if count is not None and count not in (1, 2):
+            takes = "list of events" if self.options.batch else "event"
+            raise UsageError(
+                f"handler {self.name} takes {count} arguments; it takes one (the {takes}) or two (and the delivery)"
+            )
+        if self.options.batch and count == 2:
+            raise UsageError(f"batch handler {self.name} takes 2 arguments; it takes one, the list of events")
+
+    @property
+    def name(self) -> str:
+        """The handler's name, for people."""
+        return getattr(self.handler, "__qualname__", type(self.handler).__name__)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the handler is a coroutine function."""
+        call = getattr(self.handler, "__call__", None)  # noqa: B004 - an object with an async __call__
+        return inspect.iscoroutinefunction(self.handler) or inspect.iscoroutinefunction(call)
+
+    @property
+    def wants_delivery(self) -> bool:
+        """Whether the handler takes the delivery as its second argument."""
+        return _positional(self.handler) == 2
+
+    @property
+    def concurrency(self) -> int:
+        """Deliveries (batches, for a batch handler) handled at a time."""
+        if self.options.concurrency is not None:
+            return self.options.concurrency
+        if self.options.batch:
+            return 1
+        return ASYNC_CONCURRENCY if self.is_async else THREADS
+
+
+def _positional(handler: Callable[..., Any]) -> int | None:
+    """How many positional arguments a handler needs or names; None where it cannot be told, or takes any number."""
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):  # builtins without a signature: they get the event
+        return None
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    # A second parameter with a default is the author's own (a bound loop variable), not the delivery, unless so named.
+    return sum(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        and (p.default is p.empty or p.name == "delivery")
+        for p in parameters
+    )
+
+
+@cache
+def type_pattern(pattern: str) -> re.Pattern[str]:
+    """An event type filter as a regular expression: * stands for any text."""
+    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)
+
+
+def takes_type(types: tuple[str, ...], event_type: str) -> bool:
+    """Whether a handler with these type filters takes an event of this type; no filters take all."""
+    return not types or any(type_pattern(pattern).fullmatch(event_type) for pattern in types)

@@ -1,0 +1,116 @@
+"""Options: what a user may set, with unit, default and special values; each is checked when it is made.
+
+What people type ("30s", "16MB") is turned into integers (ms, bytes) by the `of()` constructors and the decorators;
+the fields themselves hold integers, named by their unit.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.backoff import Backoff
+from pipeline.errors import UsageError
+from pipeline.units import Duration, duration_ms, show_duration
+
+EXECUTORS = ("threads", "inline")
+MIN_CLAIM_AFTER_MS = 500
+"""Below this, a single slow reply of the server would make live consumers look dead."""
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Retry:
+    """How often and when a failed event runs again: `Retry(attempts=5, initial="1s", longest="1m", jitter=1.0)`.
+
+    Raises:
+        UsageError: an option out of range.
+    """
+
+    attempts: int
+    """Runs in total, the first included; 1 means no retry. Default 5."""
+    backoff: Backoff
+    """Waits between runs: `initial` (1 s) doubling up to `longest` (1 min), with full jitter."""
+
+    def __init__(
+        self, attempts: int = 5, initial: Duration = "1s", longest: Duration = "1m", jitter: float = 1.0
+    ) -> None:
+        _check(isinstance(attempts, int) and attempts >= 1, f"attempts={attempts!r}: at least 1, the first run (Retry)")
+        _check(0 <= jitter <= 1, f"jitter={jitter!r}: between 0 (none) and 1 (full) (Retry)")
+        initial_ms, longest_ms = duration_ms(initial, "initial"), duration_ms(longest, "longest")
+        _check(initial_ms <= longest_ms, f"initial={initial!r} is longer than longest={longest!r} (Retry)")
+        object.__setattr__(self, "attempts", attempts)
+        object.__setattr__(self, "backoff", Backoff(initial_ms=initial_ms, longest_ms=longest_ms, jitter=jitter))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerOptions:
+    """How one member of a group reads, runs, keeps and gives up entries."""
+
+    concurrency: int | None = None
+    """Deliveries handled at a time; None: 64 for async handlers, 8 threads for plain ones, 1 for batch handlers."""
+    batch: int | None = None
+    """Most events per call of a batch handler; None: the handler takes one event."""
+    batch_wait_ms: int = 50
+    """How long a batch waits for more events after its first, in ms; 0 takes what is there."""
+    claim_after_ms: int = 30_000
+    """Unrenewed for this long, an entry may be taken over, in ms; the largest of a group's members holds for all."""
+    max_run_ms: int = 3_600_000
+    """A handler that runs longer has failed and loses its slot, in ms."""
+    retry: Retry = field(default_factory=Retry)
+    """What happens to an event that failed."""
+    start: str = "start"
+    """Where a group that does not exist yet begins: start, end, -15m, an ISO time or an entry id."""
+    window_events: int | None = None
+    """Most events held unsettled; None: 2 x concurrency, or about 1 s of measured work if that is more."""
+    window_bytes: int = 16_000_000
+    """Most bytes of entries held unsettled."""
+    grace_ms: int = 20_000
+    """How long running handlers may finish after SIGTERM or stop(), in ms."""
+    block_ms: int = 1_000
+    """How long an idle read waits at the server, in ms; below the connection's timeout."""
+    types: tuple[str, ...] = ()
+    """Event types a handler takes, with * for any part ("order.*"); empty: all."""
+    executor: str = "threads"
+    """Where plain handlers run: threads, or inline (one after the other in the member's own thread)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("batch", 1), ("window_events", 1)):
+            value = getattr(self, name)
+            _check(value is None or (isinstance(value, int) and value >= least), f"{name}={value!r}: at least {least}")
+        _check(
+            self.claim_after_ms >= MIN_CLAIM_AFTER_MS,
+            f"claim_after={show_duration(self.claim_after_ms)}: at least {show_duration(MIN_CLAIM_AFTER_MS)}",
+        )
+        _check(self.max_run_ms > 0, f"max_run={self.max_run_ms} ms: more than 0")
+        _check(self.window_bytes >= 1, f"window_bytes={self.window_bytes}: at least 1")
+        _check(0 < self.block_ms <= 4_000, f"block={self.block_ms} ms: more than 0, at most 4 s")
+        _check(
+            self.executor in EXECUTORS, f"executor={self.executor!r}: one of {', '.join(EXECUTORS)} (ConsumerOptions)"
+        )
+
+
+def consumer_options(**given: Any) -> ConsumerOptions:
+    """ConsumerOptions from what people write: durations as "30s", types as a list, retry as a number of attempts.
+
+    Raises:
+        UsageError: an option that does not exist, or a value that does not fit, named.
+    """
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in ("claim_after", "max_run", "grace", "batch_wait", "block"):
+            values[f"{name}_ms"] = duration_ms(value, name)
+        elif name == "retry" and isinstance(value, int):
+            values["retry"] = Retry(attempts=value)
+        elif name == "types":
+            values["types"] = (value,) if isinstance(value, str) else tuple(value)
+        elif name in ConsumerOptions.__dataclass_fields__:
+            values[name] = value
+        else:
+            known = sorted(n.removesuffix("_ms") for n in ConsumerOptions.__dataclass_fields__)
+            raise UsageError(f"there is no consumer option {name!r}; there are: {', '.join(known)}")
+    return ConsumerOptions(**values)

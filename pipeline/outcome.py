@@ -1,0 +1,119 @@
+"""Outcome: what a handler decided about an event, and what follows from it.
+
+A handler returns (done), raises (retry), raises Reject (dead letter at once) or Later (not now). A batch handler may
+return Outcomes, one per event. after_failure() is the whole policy of retries, pure and in one place.
+"""
+
+import random
+import traceback
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pipeline.errors import DecodeError, UsageError
+from pipeline.options import Retry
+from pipeline.units import Duration, duration_ms
+
+MAX_TRACEBACK_CHARS = 8_000
+"""A dead letter keeps the end of its traceback: deep recursions repeat themselves."""
+
+
+class Reject(Exception):  # noqa: N818 - what a handler says, not what went wrong
+    """Raised by a handler: this event can never succeed here; make it a dead letter now. `Reject("no such order")`."""
+
+    def __init__(self, reason: str = "rejected by the handler") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Later(Exception):  # noqa: N818
+    """Raised by a handler: not now, run it again after `delay` ("5m"); the attempt is not spent."""
+
+    def __init__(self, delay: Duration) -> None:
+        super().__init__(f"later, in {delay}")
+        self.delay_ms = duration_ms(delay, "Later")
+
+
+class Kind(Enum):
+    """What happens to an event after a handler had it."""
+
+    DONE = "done"
+    RETRY = "retry"
+    LATER = "later"
+    DEAD = "dead"
+    HAND_BACK = "hand back"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One event's outcome: its kind, when it runs again, and what went wrong."""
+
+    kind: Kind
+    delay_ms: int = 0
+    """For RETRY and LATER: how long to wait, in ms."""
+    reason: str = ""
+    """For DEAD: why, in words. For RETRY: the error's message."""
+    error: str = ""
+    """Name of the exception's class."""
+    traceback: str = field(default="", repr=False)
+
+
+DONE = Outcome(Kind.DONE)
+HAND_BACK = Outcome(Kind.HAND_BACK)
+
+
+def after_failure(
+    error: BaseException, attempt: int, retry: Retry, rng: random.Random | None = None
+) -> Outcome:
+    """What follows from the exception that run number `attempt` (1 is the first) of a handler raised."""
+    if isinstance(error, Later):
+        return Outcome(Kind.LATER, delay_ms=error.delay_ms, reason=str(error))
+    name, trace = type(error).__name__, show_traceback(error)
+    if isinstance(error, Reject):
+        return Outcome(Kind.DEAD, reason=error.reason, error=name, traceback=trace)
+    message = str(error) or name
+    if isinstance(error, DecodeError):
+        return Outcome(Kind.DEAD, reason=f"cannot be decoded: {message}", error=name, traceback=trace)
+    if attempt >= retry.attempts:
+        return Outcome(Kind.DEAD, reason=message, error=name, traceback=trace)
+    delay_ms = retry.backoff.wait_ms(attempt, rng)
+    return Outcome(Kind.RETRY, delay_ms=delay_ms, reason=message, error=name, traceback=trace)
+
+
+def show_traceback(error: BaseException) -> str:
+    """The traceback as text, its end if it is long."""
+    text = "".join(traceback.format_exception(error))
+    return text if len(text) <= MAX_TRACEBACK_CHARS else "…" + text[-MAX_TRACEBACK_CHARS:]
+
+
+class Outcomes:
+    """What a batch handler may return: an outcome per event; events it does not mention are done.
+
+    Example:
+        outcomes = Outcomes()
+        outcomes.fail(3, error)          # as if the handler had raised error for events[3] alone
+        outcomes.reject(4, "no such order")
+        outcomes.later(5, "5m")
+        return outcomes
+    """
+
+    __slots__ = ("errors",)
+
+    def __init__(self) -> None:
+        self.errors: dict[int, BaseException] = {}
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Event number `index` of the batch failed with `error`: it is retried."""
+        self._put(index, error)
+
+    def reject(self, index: int, reason: str) -> None:
+        """Event number `index` of the batch becomes a dead letter."""
+        self._put(index, Reject(reason))
+
+    def later(self, index: int, delay: Duration) -> None:
+        """Event number `index` of the batch runs again after `delay`."""
+        self._put(index, Later(delay))
+
+    def _put(self, index: int, error: BaseException) -> None:
+        if index < 0:
+            raise UsageError(f"Outcomes: index {index} of a batch counts from 0")
+        self.errors[index] = error
