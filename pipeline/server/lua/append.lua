@@ -1,0 +1,100 @@
+-- append: adds a producer's batch to a stream at most once, however often it is sent.
+--
+-- KEYS  1 stream  2 S:producer:<id>  3 S:source:<id> (S:never where the batch has no source)
+--       4… S:ids:<id> of those entries that carry an id to deduplicate by, in the order of the entries
+-- ARGV  1 number n of this batch  2 base: the producer's lowest unconfirmed number  3 ms until the record expires
+--       4 hard cap in entries, 0 for none  5 ms until S:ids expire
+--       6 the source's position before this batch  7 and after it (both empty without a source)
+--       8 1 if every entry is h and b alone (then only their values follow), 0 if each is led by its number of values
+--       9 number of entries  10… which entries KEYS 4… belong to, counted from 1, then the entries
+-- Returns {status, text}:
+--       ok        appended now                    text: first id, how many were appended, and for each entry that
+--       repeated  appended before                       was not, as its S:ids exists: `which=id`, separated by spaces
+--       gap       a batch before it is missing    text: the last number appended; nothing was done
+--       position  the source stands elsewhere     text: its position; nothing was done
+--       forgotten older than the record reaches   text: the last number appended; nothing was done
+--
+-- Entries first, record last: what fails in between leaves no entry behind. The first write is one that the server
+-- refuses when out of memory, so a batch is refused as a whole. One id is the server's choice and the others count on
+-- from it, so that 16 batches are remembered in a few bytes each. A repeat renews the record's expiry: a write, so
+-- that a WAIT behind it covers the first append.
+
+local n = tonumber(ARGV[1])
+local seen = redis.pcall('HMGET', KEYS[2], 'last', ARGV[1])
+if seen['err'] then return seen end
+local last = tonumber(seen[1] or 0)
+if n <= last then
+  if not seen[2] then return {'forgotten', tostring(last)} end
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  return {'repeated', seen[2]}
+end
+-- After a failover or an expiry the numbers before base may be unknown here; the producer knows how they ended.
+if n ~= last + 1 and n ~= tonumber(ARGV[2]) then return {'gap', tostring(last)} end
+
+local source = ARGV[7] ~= ''
+if source then
+  local position = redis.pcall('GET', KEYS[3])
+  if type(position) == 'table' then return position end
+  if position and position ~= ARGV[6] then return {'position', position} end
+end
+
+local stream, plain, entries = KEYS[1], ARGV[8] == '1', tonumber(ARGV[9])
+local ids = #KEYS - 3
+local at = 10 + ids
+local key, due = 4, ids > 0 and tonumber(ARGV[10]) or 0
+local first, prefix, seq, count, skipped = '', '', 0, 0, {}
+
+-- Nothing is known that could fail after the first entry; should it happen, the batch leaves no trace.
+local function undo(failure)
+  for i = 0, count - 1 do redis.pcall('XDEL', stream, prefix .. (seq - count + i)) end
+  for i = 4, key - 1 do
+    local id = redis.pcall('GET', KEYS[i])
+    for j = 0, count - 1 do
+      if id == prefix .. (seq - count + j) then redis.pcall('DEL', KEYS[i]) end
+    end
+  end
+  return failure
+end
+
+for i = 1, entries do
+  local size = plain and 2 or tonumber(ARGV[at])
+  local known = false
+  if i == due then
+    known = redis.pcall('GET', KEYS[key])
+    if type(known) == 'table' then return undo(known) end
+  end
+  if known then
+    skipped[#skipped + 1] = i .. '=' .. known
+  else
+    local id = count == 0 and '*' or prefix .. seq
+    if plain then
+      id = redis.pcall('XADD', stream, id, 'h', ARGV[at], 'b', ARGV[at + 1])
+    else
+      id = redis.pcall('XADD', stream, id, unpack(ARGV, at + 1, at + size))
+    end
+    if type(id) == 'table' then return undo(id) end
+    if count == 0 then
+      local dash = string.find(id, '-', 1, true)
+      first, prefix, seq = id, string.sub(id, 1, dash), tonumber(string.sub(id, dash + 1))
+      if seq > 1e13 then  -- beyond what a Lua number prints exactly
+        redis.call('XDEL', stream, id)
+        return redis.error_reply('ERR the stream ends in an entry id that cannot be counted on from: ' .. id)
+      end
+    end
+    seq, count = seq + 1, count + 1
+    if i == due then redis.call('SET', KEYS[key], id, 'PX', ARGV[5]) end
+  end
+  if i == due then
+    key = key + 1
+    due = key <= #KEYS and tonumber(ARGV[6 + key]) or 0
+  end
+  at = at + (plain and 2 or size + 1)
+end
+
+if ARGV[4] ~= '0' then redis.call('XTRIM', stream, 'MAXLEN', '~', ARGV[4]) end
+if source then redis.call('SET', KEYS[3], ARGV[7]) end
+local record = first .. ' ' .. count .. ' ' .. table.concat(skipped, ' ')
+redis.call('HSET', KEYS[2], 'last', ARGV[1], ARGV[1], record)
+redis.call('HDEL', KEYS[2], tostring(n - 16))
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return {'ok', record}
