@@ -9,9 +9,13 @@ from typing import Any
 
 from pipeline.backoff import Backoff
 from pipeline.errors import UsageError
-from pipeline.units import Duration, duration_ms, show_duration
+from pipeline.units import Duration, duration_ms, show_duration, size_bytes
 
 EXECUTORS = ("threads", "inline")
+FULL_POLICIES = ("block", "fail", "drop_oldest")
+CODECS = ("msgpack", "json", "fields")
+MAX_BATCH_EVENTS = 1_000
+"""Entries one script call may add: a bound on how long it keeps the server from everyone else."""
 MIN_CLAIM_AFTER_MS = 500
 """Below this, a single slow reply of the server would make live consumers look dead."""
 
@@ -114,3 +118,103 @@ def consumer_options(**given: Any) -> ConsumerOptions:
             known = sorted(n.removesuffix("_ms") for n in ConsumerOptions.__dataclass_fields__)
             raise UsageError(f"there is no consumer option {name!r}; there are: {', '.join(known)}")
     return ConsumerOptions(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerOptions:
+    """How a producer gathers, sends and confirms events.
+
+    Raises:
+        UsageError: an option out of range.
+    """
+
+    confirm: str = "accepted"
+    """When a send counts as confirmed: accepted (the server replied), fsynced, replicated:N or durable:N."""
+    confirm_timeout_ms: int = 5_000
+    """How long the server may take to reach a level beyond accepted, in ms; then the send is NotConfirmed."""
+    send_timeout_ms: int = 30_000
+    """How long a send is tried, in ms from the call; then it has failed, or ends as unknown if it was on its way."""
+    buffer_events: int = 10_000
+    """Most events held that are not confirmed yet."""
+    buffer_bytes: int = 16_000_000
+    """Most bytes of entries held that are not confirmed yet."""
+    when_full: str = "block"
+    """What send() does when the buffer is full: block, fail (BufferFull at once) or drop_oldest (counted)."""
+    block_ms: int = 5_000
+    """How long a send blocks on a full buffer before BufferFull, in ms; 0 is the same as when_full=fail."""
+    batch_events: int = 500
+    """Most entries one call adds to a stream, 1 to 1,000."""
+    batch_bytes: int = 1_000_000
+    """Most bytes of entries one call adds; an entry that is larger goes alone."""
+    pack: int = 0
+    """Most events per entry (a pack): gathered while earlier ones are on their way, never waited for. 0: no packs."""
+    codec: str = "msgpack"
+    """How event data is written: msgpack, json or fields (plain field/value pairs). Packs are msgpack."""
+    dedupe_for_ms: int = 86_400_000
+    """How long an event with `id=` keeps others with the same id from being appended, in ms."""
+    max_stream_entries: int = 0
+    """Hard cap: the oldest entries beyond this many are removed, read or not. 0: none."""
+    exit_ms: int = 5_000
+    """How long close() and the end of the process wait for unconfirmed sends, in ms, where nothing else is said."""
+
+    def __post_init__(self) -> None:
+        confirm_level(self.confirm)
+        _check(
+            self.when_full in FULL_POLICIES,
+            f"when_full={self.when_full!r}: one of {', '.join(FULL_POLICIES)} (ProducerOptions)",
+        )
+        _check(self.codec in CODECS, f"codec={self.codec!r}: one of {', '.join(CODECS)} (ProducerOptions)")
+        for name in ("confirm_timeout_ms", "send_timeout_ms", "buffer_events", "buffer_bytes", "batch_bytes"):
+            _check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: at least 1 (ProducerOptions)")
+        for name in ("block_ms", "max_stream_entries", "exit_ms"):
+            _check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: 0 or more (ProducerOptions)")
+        _check(
+            1 <= self.batch_events <= MAX_BATCH_EVENTS,
+            f"batch_events={self.batch_events}: 1 to {MAX_BATCH_EVENTS:,} (ProducerOptions)",
+        )
+        _check(0 <= self.pack <= 10_000, f"pack={self.pack}: 0 (no packs) to 10,000 events (ProducerOptions)")
+        _check(not self.pack or self.codec == "msgpack", f"codec={self.codec!r}: packs are msgpack (ProducerOptions)")
+        _check(
+            self.dedupe_for_ms >= 2 * self.send_timeout_ms,
+            f"dedupe_for={show_duration(self.dedupe_for_ms)}: at least twice send_timeout, "
+            f"{show_duration(2 * self.send_timeout_ms)}, or a repeat could outlive the record of the first",
+        )
+
+
+def confirm_level(confirm: str) -> tuple[str, int]:
+    """A confirm level as its name and number of replicas: ("accepted", 0), ("durable", 2).
+
+    Raises:
+        UsageError: no such level.
+    """
+    name, _, number = str(confirm).partition(":")
+    if name in ("accepted", "fsynced") and not number:
+        return name, 0
+    if name in ("replicated", "durable") and number.isascii() and number.isdigit() and 1 <= int(number) <= 100:
+        return name, int(number)
+    raise UsageError(f"confirm={confirm!r}: one of accepted, fsynced, replicated:N, durable:N (N replicas, 1 to 100)")
+
+
+def producer_options(base: ProducerOptions | None = None, **given: Any) -> ProducerOptions:
+    """ProducerOptions from what people write: durations as "30s", sizes as "16MB", pack=True as 100.
+
+    Raises:
+        UsageError: an option that does not exist, or a value that does not fit, named.
+    """
+    fields = ProducerOptions.__dataclass_fields__
+    values: dict[str, Any] = {name: getattr(base, name) for name in fields} if base else {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if f"{name}_ms" in fields:
+            values[f"{name}_ms"] = duration_ms(value, name)
+        elif name in ("buffer_bytes", "batch_bytes"):
+            values[name] = size_bytes(value, name)
+        elif name == "pack" and isinstance(value, bool):
+            values[name] = 100 if value else 0
+        elif name in fields:
+            values[name] = value
+        else:
+            known = sorted(n.removesuffix("_ms") for n in fields)
+            raise UsageError(f"there is no producer option {name!r}; there are: {', '.join(known)}")
+    return ProducerOptions(**values)
