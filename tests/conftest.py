@@ -1,0 +1,129 @@
+"""Fixtures: a real server for every run, and names of its own for every test.
+
+MILLSTREAM_TEST_SERVER names the server program (a redis-server or valkey-server); without it, the embedded one is
+used. Each worker process of a parallel run has its own server. MILLSTREAM_URL and REDIS_URL are never looked at:
+tests write only to servers that they started.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from pipeline.server.embedded import EmbeddedServer
+from pipeline.server.locate import Address, locate
+
+if TYPE_CHECKING:
+    from pipeline.server.connect import Connector, Link
+
+TESTS = Path(__file__).parent
+BINARY = os.environ.get("MILLSTREAM_TEST_SERVER") or None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that this run started. `url` holds it: whoever connects by it is one of its users."""
+
+    url: str
+    embedded: EmbeddedServer
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server; another one after restart()."""
+        return self.embedded.pid
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self.embedded.address
+
+    @property
+    def folder(self) -> Path:
+        """Its data folder."""
+        return self.embedded.folder
+
+    def connector(self, *, timeout_ms: int = 5_000) -> "Connector":
+        """A new connector to its socket; it does not count as a user of the server."""
+        from pipeline.server.connect import Connector
+
+        return Connector(self.address, timeout_ms=timeout_ms)
+
+    def restart(self) -> None:
+        """Start it again on the same data, whether it runs or was killed."""
+        self.embedded.restart()
+
+
+OwnServer = Callable[..., Server]
+
+
+def pytest_configure() -> None:
+    """No test may find a server by the environment of whoever runs it."""
+    for variable in ("MILLSTREAM_URL", "REDIS_URL"):
+        os.environ.pop(variable, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """tests/pure is marked by folder."""
+    for item in items:
+        if TESTS / "pure" in item.path.parents:
+            item.add_marker("pure")
+
+
+@contextlib.contextmanager
+def started(
+    *, fsync: str = "everysec", port: int | None = None, folder: Path | None = None
+) -> Iterator[Server]:
+    """A server with a data folder of its own, which is removed afterwards."""
+    own = Path(folder or tempfile.mkdtemp(prefix="millstream-test-"))
+    query = f"?fsync={fsync}" + (f"&server={quote(BINARY)}" if BINARY else "")
+    url = f"embedded://{quote(str(own))}{query}"
+    assert locate(url).folder == str(own)
+    embedded = EmbeddedServer.acquire(
+        own, fsync="always" if fsync == "always" else "everysec", port=port, binary=BINARY
+    )
+    try:
+        yield Server(url, embedded)
+    finally:
+        embedded.close()
+        if folder is None:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server of this run. Use names of your own (`stream`), never flush, kill or reconfigure it."""
+    with started() as running:
+        yield running
+
+
+@pytest.fixture
+def own_server() -> Iterator[OwnServer]:
+    """Starts servers for this test alone, to be killed, flushed and reconfigured: own_server(fsync="always")."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(started(**options))
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest) -> str:
+    """A stream name that no other test uses."""
+    words = re.sub(r"\W+", "-", request.node.name.removeprefix("test_"))[:40].strip("-")
+    return f"{words}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def link(server: Server) -> Iterator["Link"]:
+    """A connection to the server of this run."""
+    connector = server.connector()
+    link = connector.link("test")
+    yield link
+    link.close()
+    connector.close()
