@@ -71,11 +71,29 @@ def pytest_configure() -> None:
         os.environ.pop(variable, None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """tests/pure is marked by folder."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make faults` asks for the full counts."""
+    parser.addoption(
+        "--full", action="store_true", help="full counts in the fault suite, not a tenth of them"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests/pure by folder; leave out what is only for the full fault suite."""
     for item in items:
         if TESTS / "pure" in item.path.parents:
             item.add_marker("pure")
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("faults")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def scaled(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many of a full count this run does: all with --full, else a tenth."""
+    full = request.config.getoption("--full")
+    return lambda count: count if full else max(1, count // 10)
 
 
 @contextlib.contextmanager

@@ -205,6 +205,7 @@ class ServerProcess:
                 self._life.release()
                 raise NoServerError(self._why(self._logged_since(log_bytes)))
             if time.monotonic() > deadline:
+                self.stop()
                 raise NoServerError(self._why(self._logged_since(log_bytes)))
             time.sleep(POLL_S)
 
