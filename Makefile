@@ -1,0 +1,51 @@
+# Needs Python 3.11 or later, make and git. Each target sets up .venv by itself, with uv where it is installed.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check faults clean
+
+help: ## this list
+	@echo "Millstream: an event pipeline on Redis Streams"
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+demo: $(VENV)/.ready-embedded ## events flow into two groups; kill a worker and see the other take over
+	@$(BIN)/millstream demo
+
+test: $(VENV)/.ready-dev ## all tests, on an embedded server (MILLSTREAM_TEST_SERVER names another)
+	@$(PYTEST) -n $(WORKERS)
+
+check: $(VENV)/.ready-dev ## ruff and mypy strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+faults: $(VENV)/.ready-dev ## the fault suite with its full counts; takes long
+	@$(PYTEST) -v --full --timeout 1800 tests/faults tests/guarantees
+
+clean: ## remove what make and the tools made; demo data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamp says what was installed for which pyproject.toml. An environment whose Python is gone is made anew.
+$(VENV)/.ready-%: pyproject.toml
+	@echo "setting up $(VENV) ($*) ..."
+	@set -e; \
+	if ! $(BIN)/python -c '' 2>/dev/null; then rm -rf $(VENV); fi; \
+	if command -v uv >/dev/null 2>&1; then \
+	  [ -d $(VENV) ] || uv venv -q --python '>=3.11' $(VENV); \
+	  uv pip install -q --python $(BIN)/python -e '.[$*]'; \
+	else \
+	  if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	      if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then echo "Millstream needs Python 3.11 or later (or uv, which brings it)" >&2; exit 1; fi; \
+	    $$found -m venv $(VENV); \
+	  fi; \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$*]'; \
+	fi
+	@touch $@
