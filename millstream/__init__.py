@@ -103,17 +103,20 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-    from importlib.util import find_spec
+# Type checkers go by the imports above: seeing this function, they would take any misspelt name for public.
+if not TYPE_CHECKING:
 
-    # In the wheel the folders stand beneath this package (hatch_build.py), in the repository beside it.
-    beneath = f"{__name__}." if find_spec(f"{__name__}.pipeline") else ""
-    value: object = getattr(import_module(beneath + _HOMES.get(name, "pipeline.errors")), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        # In the wheel the folders stand beneath this package (hatch_build.py), in the repository beside it.
+        beneath = f"{__name__}." if find_spec(f"{__name__}.pipeline") else ""
+        value: object = getattr(import_module(beneath + _HOMES.get(name, "pipeline.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
