@@ -1,0 +1,143 @@
+"""Append: the command that adds a numbered batch to a stream at most once, and what the server answers to it.
+
+Stands on lua/append.lua, which says when a batch is appended. Does no I/O: the command is sent, and the reply read,
+by whoever holds the link.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipeline.errors import MillstreamError, ServerRefusedError
+from pipeline.keys import StreamKeys
+from pipeline.server.replies import Reply, text
+from pipeline.server.scripts import Arg, script
+
+MAX_UNCONFIRMED = 16
+"""Batches of one producer and stream that may be on their way at once: the script remembers as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The batch is in the stream, each entry once. Entries that were there before, by their `id=`, are in skipped."""
+
+    first_ms: int
+    first_seq: int
+    count: int
+    skipped: Mapping[int, str]
+    """Index in the batch to the id of the entry that was there before."""
+    repeated: bool = False
+    """True if an earlier try of the same batch had appended it."""
+
+    def entry_ids(self, entries: int) -> list[str]:
+        """The entry ids of a batch of so many entries, in its order."""
+        ids, seq = [], self.first_seq
+        for index in range(entries):
+            known = self.skipped.get(index)
+            if known is None:
+                known = f"{self.first_ms}-{seq}"
+                seq += 1
+            ids.append(known)
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A batch before this one is missing; nothing was done."""
+
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The source's stored position is not the one the batch starts at; nothing was done."""
+
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The number is older than the server remembers: it was used, and how it ended cannot be found out."""
+
+    last: int
+
+
+Answer: TypeAlias = Appended | Gap | Elsewhere | Forgotten | MillstreamError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendOptions:
+    """What the script does beside appending."""
+
+    expiry_ms: int = 86_400_000
+    """How long the server remembers a producer that sends nothing, in ms."""
+    dedupe_for_ms: int = 86_400_000
+    """How long an event's `id=` is remembered, in ms."""
+    max_stream_entries: int = 0
+    """Hard cap on the stream's length; 0: none."""
+
+
+def append_command(
+    keys: StreamKeys,
+    producer: str,
+    *,
+    number: int,
+    base: int,
+    entries: Sequence[Sequence[bytes]],
+    ids: Mapping[int, str] = {},
+    source: str = "",
+    before: str = "",
+    after: str = "",
+    options: AppendOptions = AppendOptions(),
+) -> tuple[Arg, ...]:
+    """The EVALSHA for one batch. ids: index of an entry to the event id that must not be in the stream yet."""
+    plain = all(len(fields) == 4 and fields[0] == b"h" and fields[2] == b"b" for fields in entries)
+    args: list[Arg] = [
+        number,
+        base,
+        options.expiry_ms,
+        options.max_stream_entries,
+        options.dedupe_for_ms,
+        before if source else "",
+        after if source else "",
+        int(plain),
+        len(entries),
+    ]
+    names = [keys.stream, keys.producer(producer), keys.source(source) if source else keys.never]
+    for index in sorted(ids):
+        names.append(keys.ids(ids[index]))
+        args.append(index + 1)
+    if plain:
+        for _, header, _, body in entries:
+            args += (header, body)
+    else:
+        for fields in entries:
+            args.append(len(fields))
+            args += fields
+    return script("append").command(names, args)
+
+
+def parse_append(reply: Reply) -> Answer:
+    """What the script answered; an error answer is handed through."""
+    if isinstance(reply, MillstreamError):
+        return reply
+    if not isinstance(reply, list) or len(reply) != 2:
+        return ServerRefusedError(f"the append script answered {reply!r}")
+    status, value = reply[0], text(reply[1])
+    if status in (b"ok", b"repeated"):
+        first, count, *skipped = value.split(" ")
+        ms, _, seq = first.partition("-")
+        return Appended(
+            int(ms or 0),
+            int(seq or 0),
+            int(count),
+            {int(which) - 1: entry_id for which, _, entry_id in (part.partition("=") for part in skipped if part)},
+            status == b"repeated",
+        )
+    if status == b"gap":
+        return Gap(int(value))
+    if status == b"position":
+        return Elsewhere(value)
+    if status == b"forgotten":
+        return Forgotten(int(value))
+    return ServerRefusedError(f"the append script answered {text(status)!r}")

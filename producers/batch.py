@@ -1,0 +1,379 @@
+"""Batch: what a producer has on its way to one stream: its numbers, its order, and what each answer means for it.
+
+Stands on the answers of the append script. Pure: the time is passed in, decisions come out, nothing is sent. A batch
+keeps its number for life, however often it is sent, so a batch that ended without being appended only moves the base.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pipeline.backoff import Backoff
+from pipeline.errors import MillstreamError, SendError, ServerRefusedError
+from pipeline.keys import StreamKeys
+from pipeline.server.append import MAX_UNCONFIRMED, Answer, Appended, Elsewhere, Forgotten, Gap
+from pipeline.units import show_duration
+
+REFUSED = Backoff(initial_ms=20, longest_ms=2_000, jitter=0.5)
+"""Between tries while the server refuses for a cause that may pass (out of memory, loading, read-only)."""
+
+RESEND_AT_ONCE = frozenset({"NOSCRIPT"})
+"""Refusals that the sender removes by itself before the next try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a source stands before and after one entry; written by the script that appends it."""
+
+    source: str
+    before: str
+    after: str
+
+
+class Entry:
+    """One entry on its way: its fields, or the event that will become part of a pack, and the receipt to settle."""
+
+    __slots__ = (
+        "deadline_ms",
+        "dedupe",
+        "event",
+        "events",
+        "fields",
+        "index",
+        "parts",
+        "receipt",
+        "size_bytes",
+        "step",
+    )
+
+    def __init__(
+        self,
+        fields: list[bytes] | None,
+        size_bytes: int,
+        deadline_ms: float,
+        receipt: Any,
+        index: int = 0,
+        *,
+        events: int = 1,
+        event: Any = None,
+        dedupe: str = "",
+        step: Step | None = None,
+    ) -> None:
+        self.fields = fields
+        self.size_bytes = size_bytes
+        self.deadline_ms = deadline_ms
+        self.receipt = receipt
+        self.index = index
+        self.events = events
+        self.event = event
+        self.dedupe = dedupe
+        self.step = step
+        self.parts: Sequence[Entry] = ()
+
+
+class Fate(Enum):
+    """How the sending of an entry ended."""
+
+    CONFIRMED = "confirmed"
+    NOT_REACHED = "appended, but the confirm level was not reached in time"
+    FAILED = "not in the stream"
+    UNKNOWN = "may or may not be in the stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Entries whose sending has ended, and how."""
+
+    stream: str
+    entries: Sequence[Entry]
+    fate: Fate
+    appended: Appended | None = None
+    error: MillstreamError | None = None
+
+
+class Batch:
+    """Entries that one call appends together, under one number."""
+
+    __slots__ = (
+        "appended",
+        "base",
+        "deadline_ms",
+        "entries",
+        "events",
+        "in_doubt",
+        "number",
+        "on_wire",
+        "refusal",
+        "settled",
+        "size_bytes",
+        "source",
+    )
+
+    def __init__(self, number: int, entries: list[Entry]) -> None:
+        self.number = number
+        self.base = number
+        self.entries = entries
+        self.events = sum(entry.events for entry in entries)
+        self.size_bytes = sum(entry.size_bytes for entry in entries)
+        self.deadline_ms = min(entry.deadline_ms for entry in entries)
+        self.source = entries[0].step.source if entries[0].step else ""
+        self.on_wire = False
+        self.in_doubt = False
+        """A request was written whose answer never came."""
+        self.appended: Appended | None = None
+        self.refusal: MillstreamError | None = None
+        self.settled = False
+
+    @property
+    def before(self) -> str:
+        """Where the source stands before this batch."""
+        step = self.entries[0].step
+        return step.before if step else ""
+
+    @property
+    def after(self) -> str:
+        """Where the source stands once this batch is appended."""
+        step = self.entries[-1].step
+        return step.after if step else ""
+
+
+class Batches:
+    """The batches of one stream, sent and sent again in the order of their numbers; at most 16 are unconfirmed.
+
+    batch_events is what one call may add; `pack` events that may go into one entry weigh as much as one that may not.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        batch_events: int,
+        batch_bytes: int,
+        levels: bool = False,
+        first_number: int = 1,
+        pack: int = 1,
+    ) -> None:
+        self.keys = StreamKeys(stream)
+        self.waiting: deque[Entry] = deque()
+        self.waiting_bytes = 0
+        self.next_number = first_number
+        self._batch_weight = batch_events * max(pack, 1)
+        self._batch_bytes = batch_bytes
+        self._levels = levels
+        self._pack = max(pack, 1)
+        self._unconfirmed: deque[Batch] = deque()
+        self._in_air = 0  # requests whose answers are still to come, those of settled batches included
+        self._resend = False
+        self._hold_until_ms = 0.0
+        self._refusals = 0
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self.keys.stream
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is waiting, unconfirmed or unanswered."""
+        return not (self.waiting or self._unconfirmed or self._in_air)
+
+    @property
+    def base(self) -> int:
+        """The lowest unconfirmed number: every batch before it has ended."""
+        return self._unconfirmed[0].number if self._unconfirmed else self.next_number
+
+    @property
+    def full(self) -> bool:
+        """A whole batch is waiting."""
+        return len(self.waiting) >= self._batch_weight or self.waiting_bytes >= self._batch_bytes
+
+    def add(self, entry: Entry) -> None:
+        """Queue an entry behind the others."""
+        self.waiting.append(entry)
+        self.waiting_bytes += entry.size_bytes
+
+    def drop_oldest(self) -> Entry | None:
+        """Give up the oldest entry that is in no batch yet; None if there is none."""
+        if not self.waiting:
+            return None
+        entry = self.waiting.popleft()
+        self.waiting_bytes -= entry.size_bytes
+        return entry
+
+    def take(self, now_ms: float, *, only_full: bool = False) -> list[Batch]:
+        """The batches to send now, in this order: first those to be sent again, then new ones.
+
+        only_full: make new batches only as far as they are full (while an answer is awaited anyway).
+        """
+        if now_ms < self._hold_until_ms:
+            return []
+        if self._resend:
+            # Each earlier request must be answered first: its answer may be the one that says how far they came.
+            if self._in_air:
+                return []
+            self._resend = False
+            taken = list(self._unconfirmed)
+        else:
+            taken = []
+        while self.waiting and len(self._unconfirmed) < MAX_UNCONFIRMED and (self.full or not only_full):
+            batch = Batch(self.next_number, self._next_entries())
+            self.next_number += 1
+            self._unconfirmed.append(batch)
+            taken.append(batch)
+        for batch in taken:
+            batch.on_wire = True
+            batch.base = self.base
+        self._in_air += len(taken)
+        return taken
+
+    def answered(self, batch: Batch, answer: Answer, now_ms: float) -> list[Settled]:
+        """What the append script's answer to a batch means. Answers come in the order of the requests."""
+        if not self._levels or not isinstance(answer, Appended):
+            self._landed(batch)
+        if batch.settled:
+            return []
+        if isinstance(answer, Appended):
+            self._refusals = 0
+            batch.appended = answer
+            return [] if self._levels else self._end(batch, Fate.CONFIRMED)
+        if isinstance(answer, Gap):
+            self._resend = True
+            return []
+        if isinstance(answer, Elsewhere):
+            error = SendError(f"source {batch.source!r} stands at {answer.position}, not at {batch.before}")
+            return self._end(batch, Fate.FAILED, error)
+        if isinstance(answer, Forgotten):
+            return self._end(batch, Fate.UNKNOWN, SendError("the server no longer knows this batch"))
+        batch.refusal = answer
+        if isinstance(answer, ServerRefusedError) and (answer.passing or answer.code in RESEND_AT_ONCE):
+            if not self._resend and answer.passing:
+                self._refusals += 1
+                self._hold_until_ms = now_ms + REFUSED.wait_ms(self._refusals)
+            self._resend = True
+            return []
+        return self._end(batch, Fate.UNKNOWN if batch.in_doubt else Fate.FAILED, answer)
+
+    def levelled(self, batch: Batch, reached: bool, error: MillstreamError | None = None) -> list[Settled]:
+        """Whether the confirm level was reached, for a batch whose append was answered before."""
+        if not batch.on_wire:  # refused, or ended meanwhile
+            return []
+        self._landed(batch)
+        if batch.settled:
+            return []
+        return self._end(batch, Fate.CONFIRMED if reached else Fate.NOT_REACHED, error)
+
+    def lost(self) -> None:
+        """The connection broke: what was on the wire may or may not be appended, and is sent again in order."""
+        for batch in self._unconfirmed:
+            if batch.on_wire:
+                batch.on_wire, batch.in_doubt = False, True
+        self._in_air = 0
+        self._resend = bool(self._unconfirmed)
+
+    def expire(self, now_ms: float, why: str, timeout_ms: int) -> list[Settled]:
+        """End what has been tried for too long. A batch that may have been appended is never sent again."""
+        settled: list[Settled] = []
+        while self._unconfirmed and self._unconfirmed[0].deadline_ms <= now_ms:
+            batch = self._unconfirmed[0]
+            if batch.appended is not None:
+                settled += self._end(batch, Fate.NOT_REACHED)
+                continue
+            unknown = batch.on_wire or batch.in_doubt
+            cause = str(batch.refusal) if batch.refusal else why or "no answer"
+            error = SendError(f"not confirmed within {show_duration(timeout_ms)}: {cause}")
+            settled += self._end(batch, Fate.UNKNOWN if unknown else Fate.FAILED, error)
+        late: list[Entry] = []
+        while self.waiting and self.waiting[0].deadline_ms <= now_ms:
+            entry = self.drop_oldest()
+            assert entry is not None, "waiting is not empty"
+            late.append(entry)
+        if late:
+            error = SendError(f"not sent within {show_duration(timeout_ms)}: {why or 'the server did not keep up'}")
+            settled.append(Settled(self.stream, late, Fate.FAILED, error=error))
+            for source in {entry.step.source for entry in late if entry.step}:
+                settled += self._drop_source(source, error)
+        return settled
+
+    def fail_all(self, error: MillstreamError) -> list[Settled]:
+        """End everything: the server will not have it, or nobody is left to send it."""
+        settled: list[Settled] = []
+        while self._unconfirmed:
+            batch = self._unconfirmed[0]
+            if batch.appended is not None:
+                settled += self._end(batch, Fate.NOT_REACHED, error)
+            else:
+                settled += self._end(batch, Fate.UNKNOWN if batch.on_wire or batch.in_doubt else Fate.FAILED, error)
+        if self.waiting:
+            settled.append(Settled(self.stream, list(self.waiting), Fate.FAILED, error=error))
+            self.waiting.clear()
+            self.waiting_bytes = 0
+        return settled
+
+    def due_ms(self) -> float | None:
+        """When take() or expire() has something to do next, if no answer comes before; None: never."""
+        times = []
+        if self._unconfirmed:
+            times.append(self._unconfirmed[0].deadline_ms)
+        if self.waiting:
+            times.append(self.waiting[0].deadline_ms)
+        if (self._resend and not self._in_air) or (self.waiting and len(self._unconfirmed) < MAX_UNCONFIRMED):
+            times.append(self._hold_until_ms)
+        return min(times) if times else None
+
+    def _next_entries(self) -> list[Entry]:
+        """The entries of the next batch: of one source, within the limits, at least one."""
+        entries: list[Entry] = []
+        size = weight = 0
+        first_step = self.waiting[0].step
+        source = first_step.source if first_step else ""
+        while self.waiting and weight < self._batch_weight:
+            entry = self.waiting[0]
+            if entries and size + entry.size_bytes > self._batch_bytes:
+                break
+            if (entry.step.source if entry.step else "") != source:
+                break
+            self.waiting.popleft()
+            size += entry.size_bytes
+            weight += 1 if entry.fields is None else self._pack
+            entries.append(entry)
+        self.waiting_bytes -= size
+        return entries
+
+    def _landed(self, batch: Batch) -> None:
+        batch.on_wire = False
+        self._in_air -= 1
+
+    def _end(self, batch: Batch, fate: Fate, error: MillstreamError | None = None) -> list[Settled]:
+        """Take a batch out of the order; what is left of its source goes with it unless it is in the stream."""
+        batch.settled = True
+        if self._unconfirmed[0] is batch:
+            self._unconfirmed.popleft()
+        else:
+            self._unconfirmed.remove(batch)
+        settled = [Settled(self.stream, batch.entries, fate, batch.appended, error)]
+        if batch.appended is None:
+            # Those behind it were answered `gap`, or will be: they come again with a base beyond this number.
+            self._resend = bool(self._unconfirmed)
+            if batch.source:
+                settled += self._drop_source(batch.source, error)
+        return settled
+
+    def _drop_source(self, source: str, error: MillstreamError | None) -> list[Settled]:
+        """End everything of a source behind its first failure: it reads its position and goes on from there."""
+        settled: list[Settled] = []
+        for batch in [batch for batch in self._unconfirmed if batch.source == source]:
+            batch.settled = True
+            self._unconfirmed.remove(batch)
+            fate = Fate.UNKNOWN if batch.on_wire or batch.in_doubt else Fate.FAILED
+            settled.append(Settled(self.stream, batch.entries, fate, batch.appended, error))
+        left = [entry for entry in self.waiting if entry.step and entry.step.source == source]
+        if left:
+            self._replace_waiting(entry for entry in self.waiting if not entry.step or entry.step.source != source)
+            settled.append(Settled(self.stream, left, Fate.FAILED, error=error))
+        return settled
+
+    def _replace_waiting(self, entries: Iterable[Entry]) -> None:
+        self.waiting = deque(entries)
+        self.waiting_bytes = sum(entry.size_bytes for entry in self.waiting)

@@ -1,0 +1,121 @@
+"""Outbox: everything a producer holds that has not ended yet, by stream, bounded in events and bytes.
+
+Stands on Batches. Pure, and not safe for threads by itself: the producer and its sender share one lock around it.
+Entries that were accepted leave it in one way only, as Settled.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.errors import MillstreamError
+from pipeline.options import ProducerOptions, confirm_level
+from producers.batch import Batch, Batches, Entry, Settled
+
+MAX_IDLE_STREAMS = 1_000
+"""Streams whose last number is kept though nothing is on its way; beyond it the oldest are let go."""
+
+
+class Outbox:
+    """Counts what is held, and gives out batches stream by stream."""
+
+    def __init__(self, options: ProducerOptions) -> None:
+        self._options = options
+        self._levels = confirm_level(options.confirm)[0] != "accepted"
+        self._streams: dict[str, Batches] = {}
+        self._highest = 0
+        self.events = 0
+        """Events held: waiting or unconfirmed."""
+        self.bytes = 0
+        """Bytes of their entries."""
+
+    def has_room(self, events: int, size_bytes: int) -> bool:
+        """Whether so much more may be held. What is larger than the whole buffer fits when nothing else is held."""
+        if not self.events:
+            return True
+        options = self._options
+        return (
+            self.events + events <= options.buffer_events and self.bytes + size_bytes <= options.buffer_bytes
+        )
+
+    def add(self, stream: str, entry: Entry) -> Batches:
+        """Hold an entry until it is settled."""
+        batches = self._streams.get(stream)
+        if batches is None:
+            batches = self._streams[stream] = self._new(stream)
+        batches.add(entry)
+        self.events += entry.events
+        self.bytes += entry.size_bytes
+        return batches
+
+    def drop_oldest(self) -> tuple[str, Entry] | None:
+        """Give up the entry that has waited longest and is in no batch yet; None if every one is in a batch."""
+        waiting = [batches for batches in self._streams.values() if batches.waiting]
+        if not waiting:
+            return None
+        batches = min(waiting, key=lambda batches: batches.waiting[0].deadline_ms)
+        entry = batches.drop_oldest()
+        assert entry is not None, "it is not empty"
+        self._release([entry])
+        return batches.stream, entry
+
+    def take(self, now_ms: float, *, only_full: bool = False) -> list[tuple[Batches, Batch]]:
+        """The batches to send now, in this order."""
+        return [
+            (batches, batch)
+            for batches in self._streams.values()
+            if not batches.idle
+            for batch in batches.take(now_ms, only_full=only_full)
+        ]
+
+    def lost(self) -> None:
+        """The connection broke."""
+        for batches in self._streams.values():
+            batches.lost()
+
+    def expire(self, now_ms: float, why: str) -> list[Settled]:
+        """End what has been tried for too long."""
+        settled: list[Settled] = []
+        for batches in self._busy():
+            due_ms = batches.due_ms()
+            if due_ms is not None and due_ms <= now_ms:
+                settled += batches.expire(now_ms, why, self._options.send_timeout_ms)
+        return self.release(settled)
+
+    def fail_all(self, error: MillstreamError) -> list[Settled]:
+        """End everything that is held."""
+        settled: list[Settled] = []
+        for batches in self._busy():
+            settled += batches.fail_all(error)
+        return self.release(settled)
+
+    def due_ms(self) -> float | None:
+        """When there is something to do next, if no answer comes before; None: never."""
+        times = [due_ms for batches in self._busy() if (due_ms := batches.due_ms()) is not None]
+        return min(times) if times else None
+
+    def release(self, settled: list[Settled]) -> list[Settled]:
+        """No longer count what has ended; hands its argument through."""
+        for one in settled:
+            self._release(one.entries)
+        return settled
+
+    def _release(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.events -= entry.events
+            self.bytes -= entry.size_bytes
+
+    def _busy(self) -> Iterator[Batches]:
+        return (batches for batches in self._streams.values() if not batches.idle)
+
+    def _new(self, stream: str) -> Batches:
+        if len(self._streams) >= MAX_IDLE_STREAMS:
+            for name in [batches.stream for batches in self._streams.values() if batches.idle][: MAX_IDLE_STREAMS // 2]:
+                self._highest = max(self._highest, self._streams.pop(name).next_number)
+        return Batches(
+            stream,
+            batch_events=self._options.batch_events,
+            batch_bytes=self._options.batch_bytes,
+            levels=self._levels,
+            # Beyond every number that a stream let go may have used: a first number that is the base is appended.
+            first_number=self._highest + 1,
+            pack=self._options.pack,
+        )
