@@ -1,1 +1,1 @@
-"""Consumers: everything that hands events to handlers (floor 2)."""
+"""Consuming: reading, running, settling, renewing, claiming; and what applications declare."""

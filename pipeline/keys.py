@@ -5,6 +5,7 @@
 """
 
 import re
+from dataclasses import dataclass
 
 from pipeline.errors import UsageError
 
@@ -122,6 +123,21 @@ class StreamKeys:
 
     def __repr__(self) -> str:
         return f"StreamKeys({self.stream!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRef:
+    """A group on one of the streams it reads: the stream itself, or its own `again` stream."""
+
+    keys: StreamKeys
+    group: str
+    again: bool = False
+    """The group's own stream of what is due again: its entries are deleted when settled."""
+
+    @property
+    def key(self) -> str:
+        """The key of the stream this refers to."""
+        return self.keys.again(self.group) if self.again else self.keys.stream
 
 
 def stream_of(key: str) -> tuple[str, str] | None:

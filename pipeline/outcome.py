@@ -17,7 +17,7 @@ MAX_TRACEBACK_CHARS = 8_000
 """A dead letter keeps the end of its traceback: deep recursions repeat themselves."""
 
 
-class Reject(Exception):  # noqa: N818 - what a handler says, not what went wrong
+class Reject(Exception):
     """Raised by a handler: this event can never succeed here; make it a dead letter now. `Reject("no such order")`."""
 
     def __init__(self, reason: str = "rejected by the handler") -> None:
@@ -25,7 +25,7 @@ class Reject(Exception):  # noqa: N818 - what a handler says, not what went wron
         self.reason = reason
 
 
-class Later(Exception):  # noqa: N818
+class Later(Exception):
     """Raised by a handler: not now, run it again after `delay` ("5m"); the attempt is not spent."""
 
     def __init__(self, delay: Duration) -> None:

@@ -25,7 +25,9 @@ def duration_ms(value: Duration, option: str = "duration") -> int:
     if isinstance(value, timedelta):
         ms = value.total_seconds() * 1_000
     elif isinstance(value, bool):
-        raise UsageError(f"{option}={value!r} is not a duration (write 30, '30s', '5m', '1h30m' or a timedelta)")
+        raise UsageError(
+            f"{option}={value!r} is not a duration (write 30, '30s', '5m', '1h30m' or a timedelta)"
+        )
     elif isinstance(value, int | float):
         ms = value * 1_000
     else:
@@ -35,10 +37,14 @@ def duration_ms(value: Duration, option: str = "duration") -> int:
         else:
             parts = _DURATION_PART.findall(text)
             if not parts or _DURATION_PART.sub("", text).strip():
-                raise UsageError(f"{option}={value!r} is not a duration (write 30, '30s', '5m', '1h30m' or '2d')")
+                raise UsageError(
+                    f"{option}={value!r} is not a duration (write 30, '30s', '5m', '1h30m' or '2d')"
+                )
             ms = sum(float(number) * _MS[unit] for number, unit in parts)
     if not 0 <= ms < 1e15:  # also refuses NaN
-        raise UsageError(f"{option}={value!r} is out of range: a duration is 0 or more and below 30,000 years")
+        raise UsageError(
+            f"{option}={value!r} is out of range: a duration is 0 or more and below 30,000 years"
+        )
     return round(ms)
 
 
@@ -53,7 +59,9 @@ def size_bytes(value: Size, option: str = "size") -> int:
     else:
         match = _SIZE.fullmatch(str(value).strip())
         if match is None or match[2].lower() not in _BYTES:
-            raise UsageError(f"{option}={value!r} is not a size (write a number of bytes, '64KiB', '16MB' or '1GB')")
+            raise UsageError(
+                f"{option}={value!r} is not a size (write a number of bytes, '64KiB', '16MB' or '1GB')"
+            )
         size = float(match[1]) * _BYTES[match[2].lower()]
     if size < 0:
         raise UsageError(f"{option}={value!r} is negative")
@@ -68,7 +76,11 @@ def show_duration(ms: float) -> str:
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
-    for big, small, big_unit, small_unit in ((60, 1, "min", "s"), (3_600, 60, "h", "min"), (86_400, 3_600, "d", "h")):
+    for big, small, big_unit, small_unit in (
+        (60, 1, "min", "s"),
+        (3_600, 60, "h", "min"),
+        (86_400, 3_600, "d", "h"),
+    ):
         if whole < big * (60 if big == 60 else 24 if big == 3_600 else 10**9):
             rest = whole % big // small
             return f"{whole // big} {big_unit}" + (f" {rest} {small_unit}" if rest else "")

@@ -19,10 +19,10 @@ LINE_MS = 1_000
 class Logger(Protocol):
     """The methods of a logger that Millstream uses; keyword arguments become the line's fields."""
 
-    def debug(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
-    def info(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
-    def warning(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
-    def error(self, event: str, **fields: Any) -> Any: ...  # noqa: D102
+    def debug(self, event: str, **fields: Any) -> Any: ...
+    def info(self, event: str, **fields: Any) -> Any: ...
+    def warning(self, event: str, **fields: Any) -> Any: ...
+    def error(self, event: str, **fields: Any) -> Any: ...
 
 
 def get_logger(name: str) -> Logger:

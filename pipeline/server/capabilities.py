@@ -40,13 +40,15 @@ class Capabilities:
     def durability_line(self) -> str:
         """One line for people: what a crash of this server would cost."""
         if self.aof is None:
-            kept = "durability unknown (the server does not show its settings): find out before you rely on it"
+            kept = (
+                "durability unknown (the server does not show its settings): find out before you rely on it"
+            )
         elif not self.aof:
             kept = "NOT durable: no append-only file, a restart loses events (set appendonly yes)"
         elif self.fsync == "always":
             kept = "durable: every event is on disk before it is confirmed (appendfsync always)"
         elif self.fsync == "no":
-            kept = "durable against a crash of the server; a power cut loses what the system had not written (appendfsync no)"
+            kept = "durable against a crash of the server; a power cut loses what is not written yet (appendfsync no)"
         else:
             kept = "durable against a crash of the server; a power cut may lose the last second (appendfsync everysec)"
         if self.eviction not in (None, "noeviction"):
@@ -81,7 +83,11 @@ def probe(calls: Calls) -> Capabilities:
     aof = settings.get("appendonly") or {"1": "yes", "0": "no"}.get(_info(persistence).get("aof_enabled", ""))
     replicas = _info(replication).get("connected_slaves")
     product = "valkey" if "valkey_version" in about else text(greeting.get("server", "redis"))
-    version = about.get("valkey_version") or about.get("redis_version") or text(greeting.get("version", "of unknown version"))
+    version = (
+        about.get("valkey_version")
+        or about.get("redis_version")
+        or text(greeting.get("version", "of unknown version"))
+    )
     return Capabilities(
         name=f"{product} {version}",
         supported=_exists(xautoclaim),
@@ -102,4 +108,6 @@ def _info(reply: Reply) -> dict[str, str]:
 
 def _exists(reply: Reply) -> bool:
     """Whether a command called without its arguments is known; a user's lack of rights proves that it is."""
-    return isinstance(reply, AccessDeniedError) or (isinstance(reply, MillstreamError) and "number of arg" in str(reply))
+    return isinstance(reply, AccessDeniedError) or (
+        isinstance(reply, MillstreamError) and "number of arg" in str(reply)
+    )

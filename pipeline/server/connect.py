@@ -1,7 +1,7 @@
 """Connector and Link: from an address to connections that say exactly what happened.
 
-A Link is one connection, used by one thread at a time. The client library makes it (TCP, TLS, unix socket, AUTH, SELECT);
-from there on commands are packed and replies parsed in C, written and read here, so that requests can be in flight
+A Link is one connection, used by one thread at a time. The client library makes it (TCP, TLS, unix socket, AUTH,
+SELECT); from there on commands are packed and replies parsed in C, written and read here, so that requests can be in flight
 and nothing is ever repeated behind our back. After any failure the link is closed for good: the next reply on it
 would belong to another command.
 """
@@ -85,7 +85,7 @@ class Link:
 
     def send(self, *commands: Sequence[Arg]) -> None:
         """Write commands without waiting for their replies; read() them later, in order."""
-        packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])
+        packed = b"".join([hiredis.pack_command(tuple(each)) for each in commands])  # type: ignore[arg-type]
         self._usable()
         try:
             self._sock.settimeout(self._timeout_s)
@@ -113,7 +113,7 @@ class Link:
                     size = self._sock.recv_into(self._buffer)
                     if not size:
                         raise ConnectionResetError("the server closed the connection")
-                    self._reader.feed(self._view[:size])
+                    self._reader.feed(self._view[:size])  # type: ignore[arg-type]
                     reply = gets()
             except (OSError, _ErrorReply) as error:
                 raise self._broken(error, timeout_s) from None
@@ -127,7 +127,7 @@ class Link:
         self._usable()
         if self._reader.has_data() or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
             return True
-        waiting = [self._sock] if wake is None else [self._sock, wake]
+        waiting: list[Any] = [self._sock] if wake is None else [self._sock, wake]
         readable = select.select(waiting, [], [], timeout_ms / 1_000)[0]
         return self._sock in readable
 
@@ -146,13 +146,17 @@ class Link:
         if isinstance(error, TimeoutError):
             waited = f" within {timeout_s or self._timeout_s:g} s"
             return NotConnectedError(f"no answer from {self._shown}{waited}")
-        return NotConnectedError(f"the connection to {self._shown} broke: {error or type(error).__name__}")
+        return NotConnectedError(
+            f"the connection to {self._shown} broke: {str(error) or type(error).__name__}"
+        )
 
 
 class Connector:
     """Makes links to one address. Holds the embedded server while it is open; safe for threads and across a fork."""
 
-    def __init__(self, address: Address | str | None = None, *, name: str = "millstream", timeout_ms: int = 5_000) -> None:
+    def __init__(
+        self, address: Address | str | None = None, *, name: str = "millstream", timeout_ms: int = 5_000
+    ) -> None:
         self.address = address if isinstance(address, Address) else locate(address)
         self.timeout_ms = timeout_ms
         self._name = name
@@ -222,7 +226,9 @@ class Connector:
                 embedded.close()
 
     def _open(self, purpose: str, timeout_ms: int) -> Link:
-        connection = self._connection(self._reach(), f"{self._name}:{purpose}" if purpose else self._name, timeout_ms)
+        connection = self._connection(
+            self._reach(), f"{self._name}:{purpose}" if purpose else self._name, timeout_ms
+        )
         try:
             connection.connect()
         except redis.exceptions.RedisError as error:
@@ -238,7 +244,9 @@ class Connector:
                 if self._pid != os.getpid():  # a forked child is a user of its own
                     self._pid, self._embedded = os.getpid(), None
                 if self._embedded is None:
-                    self._embedded = EmbeddedServer.acquire(self.address.folder)
+                    self._embedded = EmbeddedServer.acquire(
+                        self.address.folder, fsync=self.address.fsync, binary=self.address.binary
+                    )
                 else:
                     self._embedded.ensure_running()
                 return self._embedded.address
@@ -249,12 +257,17 @@ class Connector:
     def _primary(self) -> tuple[str, int]:
         seconds = self.timeout_ms / 1_000
         sentinel = Sentinel(
-            list(self.address.sentinels), socket_timeout=seconds, socket_connect_timeout=seconds, **self._tls()
+            list(self.address.sentinels),
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            **self._tls(),
         )
         try:
             host, port = sentinel.discover_master(self.address.service)
         except MasterNotFoundError:
-            raise NotConnectedError(f"no sentinel of {self.shown} knows a primary named {self.address.service!r}") from None
+            raise NotConnectedError(
+                f"no sentinel of {self.shown} knows a primary named {self.address.service!r}"
+            ) from None
         except redis.exceptions.RedisError as error:
             raise self._unreachable(error) from None
         finally:
@@ -287,14 +300,14 @@ class Connector:
             "driver_info": None,  # CLIENT SETINFO costs two round trips and is unknown below 7.2
         }
         if address.kind == "unix":
-            connection: AbstractConnection = UnixDomainSocketConnection(path=address.path, **options)
+            connection: AbstractConnection = UnixDomainSocketConnection(path=address.path, **options)  # type: ignore[abstract]
         elif address.tls:
             tls = {key: value for key, value in self._tls().items() if key != "ssl"}
             connection = SSLConnection(host=address.host, port=address.port, **tls, **options)
         else:
             connection = Connection(host=address.host, port=address.port, **options)
         # The name is a courtesy to whoever reads CLIENT LIST; a user without CLIENT SETNAME may connect all the same.
-        connection.redis_connect_func = lambda made: _greet(made, name)
+        connection.redis_connect_func = lambda made: _greet(made, name)  # type: ignore[assignment]
         return connection
 
     def _unreachable(self, error: redis.exceptions.RedisError) -> MillstreamError:
@@ -317,5 +330,7 @@ def _greet(connection: Any, name: str) -> None:
     """AUTH and SELECT as the client library does them, then the connection's name, if we may."""
     connection.on_connect()
     with contextlib.suppress(redis.exceptions.ResponseError):
-        connection.send_command("CLIENT", "SETNAME", "".join(c if c.isprintable() and c != " " else "-" for c in name))
+        connection.send_command(
+            "CLIENT", "SETNAME", "".join(c if c.isprintable() and c != " " else "-" for c in name)
+        )
         connection.read_response()

@@ -30,7 +30,9 @@ _PASSING = {
     "ASK": "the key's slot is moving to another node",
 }
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
-_KNOWN = re.compile(r"\b(%s)\b" % "|".join([*_PASSING, *_DENIED, "NOGROUP", "WRONGTYPE", "NOSCRIPT", "BUSYGROUP"]))
+_KNOWN = re.compile(
+    r"\b(%s)\b" % "|".join([*_PASSING, *_DENIED, "NOGROUP", "WRONGTYPE", "NOSCRIPT", "BUSYGROUP"])
+)
 
 
 def error_code(text: str) -> str:
@@ -54,7 +56,9 @@ def server_error(text: str, doing: str = "") -> MillstreamError:
     if code == "NOGROUP":
         return NoSuchGroupError(f"{prefix}{text}")
     if code == "WRONGTYPE":
-        return WrongKeyTypeError(f"{prefix}the key holds another type of value than Millstream keeps there ({text})")
+        return WrongKeyTypeError(
+            f"{prefix}the key holds another type of value than Millstream keeps there ({text})"
+        )
     if code in _DENIED:
         return AccessDeniedError(f"{prefix}the server denies access: {text}")
     if code in _PASSING:

@@ -35,4 +35,6 @@ def text(reply: Reply) -> str:
 
 def info_fields(reply: Reply) -> dict[str, str]:
     """INFO: `name:value` lines as a dict."""
-    return dict(line.split(":", 1) for line in text(reply).splitlines() if ":" in line and not line.startswith("#"))
+    return dict(
+        line.split(":", 1) for line in text(reply).splitlines() if ":" in line and not line.startswith("#")
+    )

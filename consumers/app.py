@@ -1,0 +1,234 @@
+"""Pipeline: what an application declares (which handler consumes which stream for which group), and how it runs."""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+from pipeline.declare import ConsumerSpec
+from pipeline.errors import NotFoundError, UsageError
+from pipeline.observe.log import get_logger
+from pipeline.options import Retry, consumer_options
+from pipeline.server.connect import Connector
+from pipeline.units import Duration, Size, size_bytes
+
+from consumers.running import Lifespan, LoopThread, Running, entered
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+CHECK_S = 0.5
+"""A waiting run() looks this often whether a member has ended by itself, in s."""
+
+
+class Pipeline:
+    """An application's consumers.
+
+    Example:
+        app = Pipeline("redis://localhost:6379/0")
+
+        @app.consumer("orders", group="billing")
+        def bill(event: Event) -> None:
+            print(event.id, event.data)
+
+        if __name__ == "__main__":
+            app.run()          # or: millstream run module:app --processes 4
+    """
+
+    def __init__(self, url: str | None = None, *, namespace: str = "") -> None:
+        """url: where the server is (else MILLSTREAM_URL, else REDIS_URL, read when it runs); namespace: prefix of all
+        stream names, "prod" makes `orders` `prod:orders`."""
+        self.url = url
+        self.namespace = namespace
+        self._specs: list[ConsumerSpec] = []
+        self._lifespans: list[Lifespan] = []
+
+    @property
+    def specs(self) -> Sequence[ConsumerSpec]:
+        """The declared consumers."""
+        return tuple(self._specs)
+
+    def consumer(
+        self,
+        stream: str,
+        *,
+        group: str,
+        types: Collection[str] = (),
+        concurrency: int | None = None,
+        batch: int | None = None,
+        batch_wait: Duration | None = None,
+        retry: Retry | int | None = None,
+        claim_after: Duration | None = None,
+        max_run: Duration | None = None,
+        start: str | None = None,
+        grace: Duration | None = None,
+        window_events: int | None = None,
+        window_bytes: Size | None = None,
+        executor: str | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Declare the decorated function a consumer of `stream` for `group`; the function itself stays as it is.
+
+        It takes the event, and the delivery as an optional second parameter; with `batch`, a list of up to so many
+        events. Returning is done, raising is retry, raise Reject or Later for more. Options: see ConsumerOptions.
+
+        Raises:
+            UsageError: a name or option that cannot be.
+        """
+        options = consumer_options(
+            types=types or None,
+            concurrency=concurrency,
+            batch=batch,
+            batch_wait=batch_wait,
+            retry=retry,
+            claim_after=claim_after,
+            max_run=max_run,
+            start=start,
+            grace=grace,
+            window_events=window_events,
+            window_bytes=None if window_bytes is None else size_bytes(window_bytes, "window_bytes"),
+            executor=executor,
+        )
+
+        def declare(handler: Handler) -> Handler:
+            self.add(ConsumerSpec(stream=self.stream_name(stream), group=group, handler=handler, options=options))
+            return handler
+
+        return declare
+
+    def add(self, spec: ConsumerSpec) -> None:
+        """Declare a consumer that is not a decorated function.
+
+        Raises:
+            UsageError: the group has a handler that takes the same event types already.
+        """
+        for other in self._specs:
+            same = other.stream == spec.stream and other.group == spec.group
+            if same and (not other.options.types or not spec.options.types or other.options.types == spec.options.types):
+                raise UsageError(
+                    f"group {spec.group!r} of stream {spec.stream!r} has a handler already ({other.name}): give both "
+                    f"`types=`, or {spec.name} a group of its own"
+                )
+        self._specs.append(spec)
+
+    def lifespan(self, function: Callable[[], AsyncIterator[Any]]) -> Callable[[], AsyncIterator[Any]]:
+        """Declare resources: an async generator that sets up, yields once, and tears down after the handlers ended."""
+        self._lifespans.append(contextlib.asynccontextmanager(function))
+        return function
+
+    def stream_name(self, stream: str) -> str:
+        """The stream's name on the server, with the namespace."""
+        return f"{self.namespace}:{stream}" if self.namespace else stream
+
+    def select(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[ConsumerSpec]:
+        """The declared consumers of these groups and streams; all, if none are named.
+
+        Raises:
+            NotFoundError: a name that nothing is declared for, or nothing is declared at all.
+        """
+        full = {self.stream_name(stream) for stream in streams}
+        for what, asked, known in (
+            ("group", set(groups), {spec.group for spec in self._specs}),
+            ("stream", full, {spec.stream for spec in self._specs}),
+        ):
+            if asked - known:
+                raise NotFoundError(
+                    f"no consumer is declared for {what} {sorted(asked - known)[0]!r}; there are: "
+                    + (", ".join(sorted(known)) or "none")
+                )
+        chosen = [
+            spec
+            for spec in self._specs
+            if (not groups or spec.group in groups) and (not streams or spec.stream in full)
+        ]
+        if not chosen:
+            raise NotFoundError("this pipeline declares no consumer (decorate a function with @app.consumer)")
+        return chosen
+
+    def run(self, *, groups: Collection[str] = (), streams: Collection[str] = (), url: str | None = None) -> bool:
+        """Consume until SIGTERM, SIGINT or stop(); a second signal ends the process at once.
+
+        Returns:
+            True after a clean stop: what was held is settled or handed back. False if grace was not enough.
+
+        Raises:
+            MillstreamError: it could not start, or ended by itself (wrong key type, access denied).
+        """
+        specs = self.select(groups, streams)
+        connector = Connector(url or self.url)
+        loops = LoopThread() if self._lifespans or any(spec.is_async for spec in specs) else None
+        running = Running(connector, specs)
+        try:
+            with StopSignal() as stop:
+                lifespans = entered(self._lifespans)
+                if loops is not None:
+                    loops.call(lifespans.__aenter__())
+                try:
+                    running.start(loops.loop if loops else None)
+                    while not stop.wait(CHECK_S) and running.failure is None:
+                        pass
+                    if stop.number:
+                        name = signal.Signals(stop.number).name
+                        get_logger("run").info("stopping: running handlers may finish", signal=name)
+                    clean = running.stop()
+                finally:
+                    if loops is not None:
+                        loops.call(lifespans.__aexit__(None, None, None))
+            if running.failure is not None:
+                raise running.failure
+            return clean
+        finally:
+            if loops is not None:
+                loops.close()
+            connector.close()
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, url: str | None = None) -> AsyncIterator[Running]:
+        """Consume while the block runs, with async handlers on the caller's event loop: for FastAPI and its like."""
+        connector = Connector(url or self.url)
+        running = Running(connector, self.select())
+        try:
+            async with entered(self._lifespans):
+                await asyncio.to_thread(running.start, asyncio.get_running_loop())
+                try:
+                    yield running
+                finally:
+                    await asyncio.to_thread(running.stop)
+        finally:
+            await asyncio.to_thread(connector.close)
+
+
+class StopSignal:
+    """SIGTERM and SIGINT while the block runs: the first ends wait(), a second ends the process at once.
+
+    Written with a pipe: a threading.Event set by a signal handler can deadlock with the wait it interrupts.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._read_end, self._write_end = os.pipe()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():  # else signals belong to whoever runs that thread
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read_end)
+        os.close(self._write_end)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a signal; whether one has come."""
+        return bool(self.number) or bool(select.select([self._read_end], [], [], timeout_s)[0])
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
+        os.write(self._write_end, b"x")

@@ -1,0 +1,254 @@
+"""Consumer: deliveries of a group as an iterator, for code that wants its own loop."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Collection, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.declare import ConsumerSpec
+from pipeline.errors import ClosedError, UsageError
+from pipeline.options import ConsumerOptions, consumer_options
+from pipeline.outcome import HAND_BACK, Outcome
+from pipeline.server.connect import Connector
+
+from consumers.delivery import Delivery
+from consumers.running import Running
+from consumers.state import MemberState
+from consumers.window import Held
+
+
+class PullExecutor:
+    """Holds deliveries until somebody takes them: an Executor whose handler is the caller's loop."""
+
+    def __init__(self, state: MemberState) -> None:
+        self._state = state
+        self._queue: deque[Delivery] = deque()
+        self._out: set[Delivery] = set()
+        self._condition = threading.Condition()
+        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def take(self, timeout_s: float | None) -> Delivery | None:
+        """The next delivery, waiting for it; None after timeout_s, or when the consumer ends."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._queue or self._state.stopping, timeout_s)
+            return self._pop()
+
+    async def take_async(self, timeout_s: float | None) -> Delivery | None:
+        """take() without blocking the event loop; a cancelled wait loses nothing."""
+        waiter = (asyncio.get_running_loop(), asyncio.Event())
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with self._condition:
+                        delivery = self._pop()
+                    if delivery is not None or self._state.stopping:
+                        return delivery
+                    await waiter[1].wait()
+                    waiter[1].clear()
+        except TimeoutError:
+            return None
+        finally:
+            self._waiters.discard(waiter)
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Take in a delivery's outcome; a second one for the same delivery is refused."""
+        with self._condition:
+            if delivery not in self._out:
+                raise UsageError(f"{delivery!r} is settled already")
+            self._out.remove(delivery)
+        self._state.finished.append((delivery, outcome))
+        self._state.wake()
+
+    def wake(self) -> None:
+        """The consumer ends: nobody need wait any longer."""
+        with self._condition:
+            self._condition.notify_all()
+        for loop, event in list(self._waiters):
+            loop.call_soon_threadsafe(event.set)
+
+    def submit(self, deliveries: Sequence[Delivery]) -> None:
+        """See Executor."""
+        with self._condition:
+            self._queue.extend(deliveries)
+        self.wake()
+
+    def drain(self) -> list[Delivery]:
+        """See Executor."""
+        with self._condition:
+            drained = list(self._queue)
+            self._queue.clear()
+            return drained
+
+    def idle(self) -> bool:
+        """See Executor."""
+        return not self._queue and not self._out
+
+    def held_by(self, entries: Collection[Held]) -> list[Delivery]:
+        """See Executor."""
+        return [one for one in list(self._out) if one.held in entries]
+
+    def give_up(self, delivery: Delivery) -> None:
+        """See Executor. The caller sees it as delivery.taken_over."""
+
+    def overdue(self, now_s: float) -> list[Delivery]:
+        """See Executor. The caller's loop has no bound but its own."""
+        return []
+
+    def exhausted(self) -> bool:
+        """See Executor."""
+        return False
+
+    def cancel_running(self) -> None:
+        """What the caller took and did not settle is handed back."""
+        for delivery in list(self._out):
+            self.settle(delivery, HAND_BACK)
+
+    def close(self) -> None:
+        """See Executor."""
+        self.wake()
+
+    def _pop(self) -> Delivery | None:
+        while self._queue:
+            delivery = self._queue.popleft()
+            if not delivery.taken_over:
+                self._out.add(delivery)
+                delivery.settle = lambda outcome: self.settle(delivery, outcome)
+                return delivery
+        return None
+
+
+class Consumer:
+    """Iterate over a group's deliveries; taking the next one acknowledges the last, unless ack="manual".
+
+    Example:
+        with Consumer("orders", group="audit", url="redis://localhost:6379/0") as consumer:
+            for delivery in consumer:
+                print(delivery.event.data)
+
+    Also `async with` and `async for`. Leaving the block hands back what was taken and not settled; leaving it without
+    an exception acknowledges the last one first. An exception in the block fails the last one, so it is retried.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        group: str,
+        url: str | None = None,
+        ack: str = "auto",
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> None:
+        """timeout_s: end the iteration after so long without an event; options: see ConsumerOptions ("claim_after", …).
+
+        Raises:
+            UsageError: an option that cannot be. NoServerError: no address given or found.
+        """
+        if ack not in ("auto", "manual"):
+            raise UsageError(f"ack={ack!r}: auto or manual")
+        values: ConsumerOptions = consumer_options(concurrency=options.pop("concurrency", 1), **options)
+        self._spec = ConsumerSpec(stream=stream, group=group, handler=_taken_by_hand, options=values)
+        self._connector = Connector(url)
+        self._auto = ack == "auto"
+        self._timeout_s = timeout_s
+        self._last: Delivery | None = None
+        self._running: Running | None = None
+        self._pull: PullExecutor | None = None
+        self._closed = False
+
+    def start(self) -> Self:
+        """Join the group; iteration does it by itself.
+
+        Raises:
+            MillstreamError: the server cannot be reached or used. ClosedError: closed before.
+        """
+        if self._closed:
+            raise ClosedError("this consumer is closed")
+        if self._running is None:
+            running = Running(self._connector, [self._spec], make_executor=self._make_executor)
+            running.start(None)
+            self._running = running
+        return self
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Settle the last delivery, hand back the rest, leave the group. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._running is not None:
+            self._settle_last(error)
+            self._running.stop(grace_ms=0)
+        self._connector.close()
+
+    def __iter__(self) -> Self:
+        return self.start()
+
+    def __next__(self) -> Delivery:
+        self.start()
+        self._settle_last(None)
+        assert self._pull is not None, "start() made it"
+        delivery = self._pull.take(self._timeout_s)
+        if delivery is None:
+            self._raise_failure()
+            raise StopIteration
+        self._last = delivery
+        return delivery
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        if self._running is None:
+            await asyncio.to_thread(self.start)
+        self._settle_last(None)
+        assert self._pull is not None, "start() made it"
+        delivery = await self._pull.take_async(self._timeout_s)
+        if delivery is None:
+            self._raise_failure()
+            raise StopAsyncIteration
+        self._last = delivery
+        return delivery
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close(error)
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close, error)
+
+    def _settle_last(self, error: BaseException | None) -> None:
+        last, self._last = self._last, None
+        if last is None or not self._auto:
+            return
+        if error is None:
+            last.ack()
+        elif isinstance(error, Exception):
+            last.fail(error)
+        else:  # KeyboardInterrupt, cancellation: the event did nothing wrong
+            last._decide(HAND_BACK)
+
+    def _raise_failure(self) -> None:
+        if self._running is not None and self._running.failure is not None:
+            raise self._running.failure
+
+    def _make_executor(self, spec: ConsumerSpec, state: MemberState) -> PullExecutor:
+        self._pull = PullExecutor(state)
+        state.on_stop = self._pull.wake
+        return self._pull
+
+
+def _taken_by_hand(event: object) -> None:
+    """Stands where a handler would: deliveries of a Consumer are settled by whoever takes them."""
+    raise AssertionError("never called")
+
+

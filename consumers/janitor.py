@@ -1,0 +1,35 @@
+"""Janitor: saves the group's position, and removes the names of members that are gone and hold nothing.
+
+Killed, it leaves an older saved position (a lost group would then start a little earlier) and a name too many.
+"""
+
+from pipeline.server.connect import Link
+from pipeline.server.groups import Duty, retire, save_position
+
+from consumers.state import MemberState, now_ms
+
+SAVE_MS = 1_000
+"""How often the position is saved, in ms."""
+
+
+class Janitor:
+    """Housekeeping for a group, by the member on duty."""
+
+    def __init__(self, state: MemberState) -> None:
+        self._state = state
+        self._saved_ms = -(10**9)
+
+    def run_once(self, link: Link, duty: Duty) -> None:
+        """Save the position if it is time; retire members whose claim_after has passed without a heartbeat."""
+        state = self._state
+        now = now_ms()
+        if now - self._saved_ms >= SAVE_MS:
+            save_position(link, state.keys, state.group)
+            self._saved_ms = now
+        for name, (claim_after_ms, age_ms) in duty.members.items():
+            if age_ms > claim_after_ms and name != state.consumer:
+                retire(link, state.keys, state.group, name)
+
+    def missing(self, duty: Duty) -> bool:
+        """Whether a member has been silent for longer than heartbeats explain."""
+        return any(age_ms > 1_200 for name, (_, age_ms) in duty.members.items() if name != self._state.consumer)

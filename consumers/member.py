@@ -1,0 +1,299 @@
+"""Member: one process's part in a consumer group: two threads, and a clear end.
+
+The reader thread reads and settles; the duty thread keeps the heartbeat, renews, sweeps, promotes, and settles while
+the reader waits at the server. Handlers run elsewhere (executors). Each thread has its own connection, and after any
+failure a new one. Killed at any instruction, it leaves its entries pending under its name, for others to take over.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from pipeline.backoff import RECONNECT
+from pipeline.declare import ConsumerSpec
+from pipeline.errors import MillstreamError, NoSuchGroupError, NotConnectedError, ServerRefusedError, UsageError
+from pipeline.keys import StreamKeys
+from pipeline.server.connect import Connector, Link
+from pipeline.server.groups import retire
+
+from consumers.claimer import Claimer
+from consumers.dispatch import Dispatch
+from consumers.executors import Executor, LoopExecutor, ThreadExecutor
+from consumers.heartbeat import Heartbeat
+from consumers.janitor import Janitor
+from consumers.membership import Membership
+from consumers.promoter import Promoter
+from consumers.reader import Reader, unseen
+from consumers.settler import Settler
+from consumers.state import Counts, MemberState, now_ms
+from consumers.window import Window
+
+TICK_S = 0.5
+"""Heartbeats, and looks for something to take over, come this often, in s."""
+STEADY_S = 5.0
+"""A link that worked for so long starts the backoff anew, in s."""
+LEAVE_S = 2.0
+"""Settling and leaving may take so long at the end, in s, even if grace is used up."""
+
+MakeExecutor = Callable[[ConsumerSpec, MemberState], Executor]
+
+
+class Member:
+    """A member of a group of one stream, with one or more handlers that share the group by event type."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        specs: Sequence[ConsumerSpec],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        start: str = "0-0",
+        make_executor: MakeExecutor | None = None,
+    ) -> None:
+        """specs: handlers of one stream and group; loop: where async ones run; start: entry id or $ for a new group."""
+        first = specs[0]
+        options = [spec.options for spec in specs]
+        per_call = max(spec.concurrency * (spec.options.batch or 1) for spec in specs)
+        fixed = [o.window_events for o in options if o.window_events is not None]
+        claim_after_ms = max(o.claim_after_ms for o in options)
+        self.specs = specs
+        self.state = MemberState(
+            keys=StreamKeys(first.stream),
+            group=first.group,
+            window=Window(
+                least_events=2 * per_call,
+                fixed_events=min(fixed) if fixed else None,
+                max_bytes=max(o.window_bytes for o in options),
+            ),
+            claim_after_ms=claim_after_ms,
+            own_claim_after_ms=claim_after_ms,
+        )
+        self._connector = connector
+        self._grace_ms = max(o.grace_ms for o in options)
+        self._executors = [(spec, self._executor(spec, loop, make_executor)) for spec in specs]
+        self._dispatch = Dispatch(self.state, self._executors)
+        self._settler = Settler(self.state)
+        self._membership = Membership(self.state, start=start)
+        self._heartbeat = Heartbeat(self.state, self._dispatch)
+        self._claimer = Claimer(self.state, self._dispatch)
+        self._promoter = Promoter(self.state)
+        self._janitor = Janitor(self.state)
+        self._reader = Reader(self.state, self._dispatch, self._settler, block_ms=min(o.block_ms for o in options))
+        self._joining = threading.Lock()
+        self._ended = threading.Event()
+        self._run_id = ""
+        self._swept = ""
+        self._reader_thread = threading.Thread(target=self._read, name=f"millstream-{first.group}-reader", daemon=True)
+        self._duty_thread = threading.Thread(target=self._do_duties, name=f"millstream-{first.group}-duty", daemon=True)
+
+    @property
+    def name(self) -> str:
+        """The consumer name in the group."""
+        return self.state.consumer
+
+    @property
+    def counts(self) -> Counts:
+        """What this member has done so far."""
+        return self.state.counts
+
+    @property
+    def failure(self) -> MillstreamError | None:
+        """Why the member stopped by itself; None while it runs, or after a stop that was asked for."""
+        return self.state.failure
+
+    def start(self) -> None:
+        """Join the group and begin to read.
+
+        Raises:
+            MillstreamError: the server cannot be reached or used, or the stream's key holds something else. Later
+            failures do not raise: what passes is waited out, what does not ends the member (see failure).
+        """
+        link = self._connector.link(f"{self.state.group} join")
+        try:
+            self._membership.join(link)
+        finally:
+            link.close()
+        self._run_id = self._connector.capabilities().run_id
+        self._reader_thread.start()
+        self._duty_thread.start()
+
+    def idle(self) -> bool:
+        """Whether nothing is held: all that was read is settled."""
+        return not self.state.finished and not len(self.state.window)
+
+    def stop(self, *, grace_ms: int | None = None) -> bool:
+        """Stop reading, let handlers finish within grace, settle, hand back what did not start, and leave.
+
+        Returns:
+            True if everything held was settled or handed back; False if handlers were still running, or the server
+            was away: then the rest is taken over by others after claim_after.
+        """
+        state = self.state
+        grace_s = (self._grace_ms if grace_ms is None else grace_ms) / 1_000
+        deadline_s = time.monotonic() + grace_s
+        state.stop_asked.set()
+        state.wake_all()
+        if self._reader_thread.ident is not None:
+            self._reader_thread.join(max(grace_s, LEAVE_S))
+        self._dispatch.hand_back_unstarted()
+        self._await_handlers(deadline_s)
+        if not self._dispatch.idle():
+            for _, executor in self._executors:
+                executor.cancel_running()
+            self._await_handlers(time.monotonic() + LEAVE_S)
+        self._ended.set()
+        state.wake_all()
+        if self._duty_thread.ident is not None:
+            self._duty_thread.join(max(deadline_s - time.monotonic(), LEAVE_S) + LEAVE_S)
+        for _, executor in self._executors:
+            executor.close()
+        return self.idle()
+
+    def _executor(
+        self, spec: ConsumerSpec, loop: asyncio.AbstractEventLoop | None, make: MakeExecutor | None
+    ) -> Executor:
+        if make is not None:
+            return make(spec, self.state)
+        if spec.is_async:
+            if loop is None:
+                raise UsageError(f"handler {spec.name} is async: it needs an event loop")
+            return LoopExecutor(spec, self.state.finished, self.state.wake, loop)
+        return ThreadExecutor(spec, self.state.finished, self.state.wake)
+
+    def _await_handlers(self, deadline_s: float) -> None:
+        state = self.state
+        while not self._dispatch.idle() and time.monotonic() < deadline_s:
+            state.reader_wake.wait(0.05)  # set by each handler that finishes; the reader has gone
+            state.reader_wake.clear()
+
+    def _read(self) -> None:
+        self._keep_up("reader", self._reader.run, self.state.stop_asked)
+
+    def _do_duties(self) -> None:
+        link = self._keep_up("duty", self._duties, self._ended)
+        if link is not None:
+            self._leave(link)
+
+    def _keep_up(self, purpose: str, run: Callable[[Link], None], over: threading.Event) -> Link | None:
+        """Do one thread's work over a link, and over a new one after each failure, until it is over."""
+        state = self.state
+        link: Link | None = None
+        failures = 0
+        while not over.is_set():
+            begun_s = time.monotonic()
+            try:
+                if link is None or link.closed:
+                    link = self._connect(purpose)
+                run(link)
+                break
+            except NoSuchGroupError:
+                if link is not None and not self._rejoined(link):
+                    link.close()
+            except (NotConnectedError, ServerRefusedError) as error:
+                if link is not None and getattr(error, "code", "") in ("READONLY", "MASTERDOWN", "MOVED"):
+                    link.close()  # the primary is elsewhere now
+                state.say.warning(
+                    f"{purpose} {type(error).__name__}",
+                    "trouble with the server, trying again",
+                    stream=state.keys.stream,
+                    group=state.group,
+                    error=str(error),
+                )
+            except MillstreamError as error:  # no waiting mends it: wrong key type, access denied
+                state.fail(error)
+                break
+            except BaseException as error:  # a defect of ours must end the member in plain sight, not one thread of it
+                state.fail(MillstreamError(f"the {purpose} thread failed: {error!r}"))
+                raise
+            failures = 1 if time.monotonic() - begun_s > STEADY_S else failures + 1
+            over.wait(RECONNECT.wait_ms(failures) / 1_000)
+        if purpose == "reader":
+            if link is not None:
+                link.close()
+            return None
+        return link if link is not None and not link.closed else None
+
+    def _connect(self, purpose: str) -> Link:
+        """A new link; another server process behind the address means that idle times are not to be trusted yet."""
+        state = self.state
+        if purpose == "duty":
+            self._connector.forget_capabilities()
+        link = self._connector.link(f"{state.group} {purpose}")
+        run_id = self._connector.capabilities().run_id
+        if run_id != self._run_id:
+            # Live members could not renew while the server was away; give them one claim_after.
+            self._run_id = run_id
+            state.clock.suspend(now_ms(), state.claim_after_ms)
+        return link
+
+    def _rejoined(self, link: Link) -> bool:
+        """Recreate the lost group; False if that failed too, and is to be tried again."""
+        with self._joining:
+            try:
+                self._membership.join(link)
+            except MillstreamError as error:
+                self.state.say.warning("rejoin", "cannot recreate the consumer group yet", error=str(error))
+                return False
+        return True
+
+    def _duties(self, link: Link) -> None:
+        """The duty thread's work, until the member has ended."""
+        state = self.state
+        tick_s = 0.0
+        while not self._ended.is_set():
+            ticking = time.monotonic() >= tick_s
+            if ticking:
+                tick_s = time.monotonic() + TICK_S
+                self._tick(link)
+            elif self._promoter.due() and self._on_duty():
+                self._promoter.run_once(link)
+            if state.stopping and state.reader_blocked and state.reader_client:
+                link.calls([("CLIENT", "UNBLOCK", state.reader_client)])  # refused: the block ends by itself
+            self._dispatch.collect()
+            if ticking or state.stopping or state.reader_blocked:
+                self._settler.run_once(link)
+            state.duty_wake.wait(max(min(tick_s - time.monotonic(), self._until_due_s()), 0))
+            state.duty_wake.clear()
+
+    def _tick(self, link: Link) -> None:
+        """One heartbeat and what it asks for."""
+        swept, self._swept = self._swept, ""
+        duty = self._membership.run_once(link, swept=swept, no_room=self._claimer.no_room)
+        self._claimer.no_room = False
+        self._heartbeat.run_once(link)
+        if duty.next_due_ms is not None:
+            self._promoter.next_due_ms = duty.next_due_ms
+        if not duty.on_duty:
+            return
+        if self._promoter.due():
+            self._promoter.run_once(link)
+        self._swept = self._claimer.run_once(link, duty, missing=self._janitor.missing(duty))
+        self._janitor.run_once(link, duty)
+
+    def _on_duty(self) -> bool:
+        return self._membership.duty is not None and self._membership.duty.on_duty
+
+    def _until_due_s(self) -> float:
+        """How long until a retry is due that this member should promote, in s."""
+        server_ms = self.state.clock.now_ms(now_ms())
+        if self._promoter.next_due_ms is None or server_ms is None or not self._on_duty():
+            return TICK_S
+        return max((self._promoter.next_due_ms - server_ms) / 1_000, 0.005)
+
+    def _leave(self, link: Link) -> None:
+        """Settle what is finished, hand back what was never seen, and leave the group."""
+        state = self.state
+        deadline_s = time.monotonic() + LEAVE_S
+        try:
+            self._dispatch.hand_back(unseen(link, state))
+            self._dispatch.collect()
+            while state.settling and time.monotonic() < deadline_s:
+                self._settler.run_once(link)
+            # While others have not taken what was handed back, the name stays a member's, so that they will retire it.
+            gone = retire(link, state.keys, state.group, state.consumer)
+            self._membership.leave(link, for_good=gone)
+        except MillstreamError as error:
+            state.say.warning("leave", "could not settle everything before leaving", error=str(error))
+        finally:
+            link.close()

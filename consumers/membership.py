@@ -1,0 +1,78 @@
+"""Membership: the heartbeat of a member in its group, and what it learns from each answer.
+
+One member at a time is on duty: it sweeps, promotes, retires names and saves positions for the group. If it is killed,
+its hold on the duty expires and the next heartbeat of another member takes it.
+"""
+
+from pipeline.server.connect import Link
+from pipeline.server.groups import Duty, heartbeat, join
+
+from consumers.state import MemberState, now_ms
+
+HOLD_MS = 1_000
+"""The duty is held so long after a heartbeat, in ms."""
+
+
+class Membership:
+    """This member's place in its group."""
+
+    def __init__(self, state: MemberState, *, start: str) -> None:
+        self._state = state
+        self._start = start
+        self._joined = False
+        self.duty: Duty | None = None
+        """The answer to the last heartbeat."""
+
+    def join(self, link: Link) -> None:
+        """Make sure the group exists: created at its start the first time, recreated where it was once it is lost."""
+        state = self._state
+        joined = join(link, state.keys, state.group, start=self._start, lost=self._joined)
+        if joined.state == "created":
+            state.say.warning(
+                "created",
+                "consumer group created",
+                stream=state.keys.stream,
+                group=state.group,
+                position=joined.position,
+                entries_in_stream=joined.entries,
+            )
+        elif joined.state == "recreated":
+            state.say.warning(
+                "recreated",
+                "consumer group was lost and is recreated where it was",
+                stream=state.keys.stream,
+                group=state.group,
+                position=joined.position,
+                entries_in_stream=joined.entries,
+            )
+        self._joined = True
+        self.run_once(link, swept="")
+
+    def run_once(self, link: Link, *, swept: str, no_room: bool = False) -> Duty:
+        """One heartbeat; swept: the sweep mark whose full pass is complete; no_room: let another member sweep."""
+        state = self._state
+        wants = now_ms() >= state.released_until_ms and not state.stopping and not no_room
+        duty = self._beat(link, 1 if wants else 0, swept)
+        state.token = duty.token
+        state.claim_after_ms = duty.claim_after_ms
+        if state.clock.observe(duty.now_ms, now_ms(), claim_after_ms=duty.claim_after_ms):
+            state.say.warning("clock", "the server's clock jumped; nothing is claimed for one claim_after")
+        self.duty = duty
+        return duty
+
+    def leave(self, link: Link, *, for_good: bool) -> None:
+        """Give the duty up; for_good also takes the name off the list of members, so that nobody misses it."""
+        self._beat(link, -1 if for_good else 0, "")
+
+    def _beat(self, link: Link, wants: int, swept: str) -> Duty:
+        state = self._state
+        return heartbeat(
+            link,
+            state.keys,
+            state.group,
+            state.consumer,
+            claim_after_ms=state.own_claim_after_ms,
+            wants=wants,
+            hold_ms=HOLD_MS,
+            swept=swept,
+        )

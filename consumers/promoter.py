@@ -1,0 +1,35 @@
+"""Promoter: moves retries whose time has come to the group's `again` stream.
+
+Any number of members may run it, but only the one on duty does. Killed, it leaves what is due to the next.
+"""
+
+from pipeline.server.connect import Link
+from pipeline.server.groups import promote
+
+from consumers.state import MemberState, now_ms
+
+BATCH = 200
+"""Most deliveries per call, so that no call holds the server up."""
+
+
+class Promoter:
+    """Promotes a group's due retries."""
+
+    def __init__(self, state: MemberState) -> None:
+        self._state = state
+        self.next_due_ms: float | None = None
+        """When the next one is due, by the server's clock; None if nothing is known to wait."""
+
+    def run_once(self, link: Link) -> int:
+        """Promote what is due; how many deliveries."""
+        promoted = 0
+        while True:
+            count, self.next_due_ms = promote(link, self._state.keys, self._state.group, count=BATCH)
+            promoted += count
+            if count < BATCH:
+                return promoted
+
+    def due(self) -> bool:
+        """Whether something is due now, as far as is known."""
+        server_ms = self._state.clock.now_ms(now_ms())
+        return self.next_due_ms is not None and server_ms is not None and self.next_due_ms <= server_ms

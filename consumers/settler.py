@@ -1,0 +1,194 @@
+"""Settler: acknowledges, moves and hands back entries whose events all have an outcome.
+
+Its commands go out on whichever connection is free, many at a time; what a broken connection left unanswered is asked
+again, which is harmless: an entry that is not pending any more is neither acknowledged nor moved a second time.
+If killed, what was not settled stays pending under our name and is taken over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import MillstreamError, NotConnectedError, ServerRefusedError
+from pipeline.keys import GroupRef, escape
+from pipeline.server.connect import Link
+from pipeline.server.error_map import server_error
+from pipeline.server.groups import MAX_IDS, Command, MovedEntry, move_command, nonce, parse_settled, settle_command
+from pipeline.server.replies import Reply
+from pipeline.server.scripts import Script, script
+
+from consumers.state import MemberState, now_ms
+from consumers.window import Held
+
+MOVE_BYTES = 1 << 20
+"""Bytes of moved events in one call, about."""
+
+
+@dataclass(slots=True)
+class Settlement:
+    """One command that settles entries, and the entries it settles."""
+
+    script: Script
+    command: Command
+    held: Sequence[Held]
+
+
+class Settler:
+    """Settles what state.settling holds. Any thread may call it; each entry is in one call at a time."""
+
+    def __init__(self, state: MemberState) -> None:
+        self._state = state
+
+    def run_once(self, link: Link) -> int:
+        """Settle all that is finished, over this link; how many entries were asked for."""
+        settlements = self.prepare()
+        if settlements:
+            self.settle(link, settlements)
+        return sum(len(s.held) for s in settlements)
+
+    def settle(self, link: Link, settlements: Sequence[Settlement]) -> None:
+        """Send prepared settlements and take in their answers."""
+        try:
+            link.send(*(s.command for s in settlements))
+        except NotConnectedError:
+            self.put_back(settlements)
+            raise
+        self.absorb(link, settlements)
+
+    def prepare(self) -> list[Settlement]:
+        """Take what is finished out of the queue, as commands to send; each must be absorbed or put back."""
+        state = self._state
+        if not state.settling:
+            return []
+        with state.lock:
+            ready = [held for held in state.settling if not held.taken_over]
+            state.settling.clear()
+        plain: dict[tuple[GroupRef, str], list[Held]] = {}
+        moved: dict[GroupRef, list[Held]] = {}
+        given: dict[tuple[GroupRef, bool], list[Held]] = {}
+        for held in ready:
+            if held.returning:
+                given.setdefault((held.ref, held in state.releasing), []).append(held)
+            elif held.moves:
+                moved.setdefault(held.ref, []).append(held)
+            else:
+                plain.setdefault((held.ref, held.token), []).append(held)
+        settlements = []
+        for (ref, token), group in plain.items():
+            for part in _parts(group):
+                ids = [held.entry_id for held in part]
+                settlements.append(Settlement(script("settle"), settle_command(ref, state.consumer, token, ids), part))
+        for ref, group in moved.items():
+            for part in _parts(group, MOVE_BYTES):
+                entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
+                settlements.append(Settlement(script("move"), move_command(ref, entries), part))
+        for (ref, release), group in given.items():
+            # Just beyond claim_after, so that whoever looks next takes it; released ones wait out claim_after.
+            idle_ms = 0 if release else state.claim_after_ms + 1
+            for part in _parts(group):
+                command = script("hand_back").command(
+                    [ref.key, ref.keys.groups, ref.keys.never],
+                    [ref.group, escape(ref.group), state.consumer, idle_ms, nonce(), *(h.entry_id for h in part)],
+                )
+                settlements.append(Settlement(script("hand_back"), command, part))
+        return settlements
+
+    def put_back(self, settlements: Sequence[Settlement]) -> None:
+        """Ask again later for what was not answered."""
+        with self._state.lock:
+            for settlement in settlements:
+                self._state.settling.extend(settlement.held)
+
+    def absorb(self, link: Link, settlements: Sequence[Settlement]) -> None:
+        """Read one answer per settlement from the link, in order.
+
+        Raises:
+            MillstreamError: the first error the server answered with (that settlement is asked again), or the
+            connection broke (all unanswered ones are).
+        """
+        failure: MillstreamError | None = None
+        for i, settlement in enumerate(settlements):
+            try:
+                reply = link.read_or_error()
+            except NotConnectedError:
+                self.put_back(settlements[i:])
+                raise
+            if isinstance(reply, MillstreamError):
+                self.put_back([settlement])
+                failure = failure or reply
+            else:
+                failure = self._take_in(settlement, reply) or failure
+        if isinstance(failure, ServerRefusedError) and failure.code == "NOSCRIPT":
+            for needed in {s.script.name: s.script for s in settlements}.values():
+                link.load(needed)
+            return
+        if failure is not None:
+            raise failure
+
+    def _take_in(self, settlement: Settlement, reply: Reply) -> MillstreamError | None:
+        state = self._state
+        with state.lock:
+            if settlement.script.name == "settle":
+                settled = parse_settled(reply)
+                lost = set(settled.taken_over)
+                for held in settlement.held:
+                    if held.entry_id in lost:
+                        state.lose(held)
+                    else:
+                        self._done(held)
+                if not settled.group_there:
+                    state.say.warning("group lost", "consumer group is gone, it is recreated", group=state.group)
+                if settled.taken_over:
+                    self._say_taken_over(len(lost))
+                state.counts.settled += settled.count
+            elif settlement.script.name == "move":
+                return self._moved(settlement.held, reply)
+            else:
+                for held in settlement.held:
+                    state.releasing.discard(held)
+                    state.window.remove(held)
+                state.counts.handed_back += reply
+        return None
+
+    def _moved(self, held: Sequence[Held], answers: Reply) -> MillstreamError | None:
+        state = self._state
+        for one, answer in zip(held, answers, strict=False):
+            if answer == 1:
+                self._done(one)
+                state.counts.settled += 1
+                state.counts.retried += sum(move.kind == "retry" for move in one.moves)
+                state.counts.dead += sum(move.kind == "dead" for move in one.moves)
+            elif answer == 0:
+                state.lose(one)
+                self._say_taken_over(1)
+        problem = next((answer for answer in answers if isinstance(answer, bytes)), None)
+        if problem is None:
+            return None
+        stopped_at = answers.index(problem)
+        state.settling.extend(held[stopped_at:])
+        return server_error(problem.decode(errors="replace"), f"moving entries of {state.keys.stream!r}")
+
+    def _done(self, held: Held) -> None:
+        if self._state.window.remove(held):
+            self._state.window.finished(held.events, now_ms())
+
+    def _say_taken_over(self, count: int) -> None:
+        self._state.say.warning(
+            "taken over",
+            "finished entries had been taken over by another consumer: they may have been handled twice",
+            stream=self._state.keys.stream,
+            group=self._state.group,
+            entries=count,
+        )
+
+
+def _parts(held: list[Held], most_bytes: int | None = None) -> list[list[Held]]:
+    """Cut into parts of at most MAX_IDS entries, and of about most_bytes."""
+    parts: list[list[Held]] = []
+    size = 0
+    for one in held:
+        if not parts or len(parts[-1]) >= MAX_IDS or (most_bytes is not None and size > most_bytes):
+            parts.append([])
+            size = 0
+        parts[-1].append(one)
+        size += one.size
+    return parts

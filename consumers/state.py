@@ -1,0 +1,119 @@
+"""MemberState: what the duties of one member share: what it holds, what is finished, and what it knows of its group."""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipeline.clock import ServerClock
+from pipeline.errors import MillstreamError
+from pipeline.keys import GroupRef, StreamKeys
+from pipeline.observe.log import Limited, get_logger
+
+from consumers.executors import Finished
+from consumers.window import Held, Window
+
+
+def now_ms() -> int:
+    """The monotonic clock, in ms: what all waiting inside a member is measured by."""
+    return int(time.monotonic() * 1_000)
+
+
+def consumer_name() -> str:
+    """A name for this member: host and pid for people, and a random part, since two members with one name would
+    share what is pending and nothing could tell them apart."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a member has done since its start, for people and tests; the guarantees do not stand on it."""
+
+    read: int = 0
+    settled: int = 0
+    taken_over_by_us: int = 0
+    taken_over_from_us: int = 0
+    retried: int = 0
+    dead: int = 0
+    handed_back: int = 0
+    filtered: int = 0
+    trimmed_unread: int = 0
+
+
+@dataclass(slots=True)
+class MemberState:
+    """Shared by the threads of a member. `lock` guards window, settling, and the fields of each Held."""
+
+    keys: StreamKeys
+    group: str
+    window: Window
+    claim_after_ms: int
+    own_claim_after_ms: int
+    consumer: str = field(default_factory=consumer_name)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    finished: Finished = field(default_factory=deque)
+    settling: deque[Held] = field(default_factory=deque)
+    """All their events have an outcome: to be acknowledged, moved, or handed back."""
+    releasing: set[Held] = field(default_factory=set)
+    """Of those, the ones a newer version must run."""
+    token: str = ""
+    """The claims token last heard of: for entries that are read from now on."""
+    clock: ServerClock = field(default_factory=ServerClock)
+    counts: Counts = field(default_factory=Counts)
+    reader_wake: threading.Event = field(default_factory=threading.Event)
+    duty_wake: threading.Event = field(default_factory=threading.Event)
+    reader_blocked: bool = False
+    """The reader waits at the server: what is finished is settled by the duty thread."""
+    reader_client: int = 0
+    """The server's id of the reader's connection, to end its waiting by."""
+    stop_asked: threading.Event = field(default_factory=threading.Event)
+    released_until_ms: int = 0
+    """Until then this member leaves the duty to others: it released entries it cannot run."""
+    on_stop: Callable[[], None] | None = None
+    """Called when the member begins to stop: wakes who waits for deliveries."""
+    failure: MillstreamError | None = None
+    """Why the member cannot go on: wrong key type, access denied, all slots lost."""
+
+    refs: tuple[GroupRef, GroupRef] = field(init=False)
+    """Where the group reads: what is due again first, then what is new."""
+    say: Limited = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.refs = (GroupRef(self.keys, self.group, again=True), GroupRef(self.keys, self.group))
+        self.say = Limited(get_logger("consumer"))
+
+    @property
+    def stopping(self) -> bool:
+        """Nothing new is read; what did not start is handed back."""
+        return self.stop_asked.is_set()
+
+    def wake(self) -> None:
+        """Something finished: wake whichever thread settles just now."""
+        if self.reader_blocked:
+            self.duty_wake.set()
+        else:
+            self.reader_wake.set()
+
+    def wake_all(self) -> None:
+        """Wake both threads, and who waits for deliveries."""
+        self.reader_wake.set()
+        self.duty_wake.set()
+        if self.on_stop is not None and self.stopping:
+            self.on_stop()
+
+    def fail(self, error: MillstreamError) -> None:
+        """The member cannot go on; whoever runs it sees `failure`."""
+        if self.failure is None:
+            self.failure = error
+        self.stop_asked.set()
+        self.wake_all()
+
+    def lose(self, held: Held) -> None:
+        """An entry is not ours any more: its outcome will not be settled. Call under the lock."""
+        if self.window.remove(held):
+            held.taken_over = True
+            self.counts.taken_over_from_us += 1

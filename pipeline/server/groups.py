@@ -1,0 +1,239 @@
+"""Groups: what a member of a consumer group asks of the server, as commands to send and answers to parse.
+
+Each operation is one script (lua/, where the argument order stands) or one command. `…_command` builds what Link.send
+takes, `parse_…` turns the reply into a value: so several can be in flight on one connection.
+"""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.keys import GroupRef, StreamKeys, escape
+from pipeline.server.connect import Link
+from pipeline.server.replies import Fields, RawEntry, Reply, parse_entries, text
+from pipeline.server.scripts import Arg, script
+
+MAX_IDS = 500
+"""Most entry ids in one script call, so that no call holds the server up."""
+Command = tuple[Arg, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Answer of join(): whether the group was there, and where it began otherwise."""
+
+    state: str
+    """exists, created, or recreated (it was lost)."""
+    position: str
+    entries: int
+    """Entries in the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Answer to a heartbeat."""
+
+    now_ms: int
+    on_duty: bool
+    claim_after_ms: int
+    """The group's: the largest of its live members'."""
+    token: str
+    sweep_mark: str
+    """Not empty: somebody handed entries back, look at once."""
+    next_due_ms: float | None
+    """When the first retry is due, by the server's clock; None if nothing waits."""
+    members: dict[str, tuple[int, int]]
+    """Name to (claim_after_ms, ms since its last heartbeat); empty unless on duty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Answer of take(): what was taken over."""
+
+    clock_ok: bool
+    """False: the server's clock is beyond what was acceptable, and nothing was claimed."""
+    now_ms: int
+    cursor: str = "0-0"
+    """Pass it to the next call; 0-0 when the sweep is complete."""
+    token: str = ""
+    entries: Sequence[tuple[bytes, Fields, int]] = ()
+    """(entry id, fields, deliveries with this one)."""
+    gone: Sequence[bytes] = ()
+    """Ids trimmed while they were pending: settled now, never handled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Answer to settle: what was acknowledged, and what was not ours any more."""
+
+    count: int
+    token: str
+    group_there: bool
+    taken_over: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One place an event goes when its entry is taken out of pending."""
+
+    kind: str
+    """again, dead or retry."""
+    fields: Sequence[Arg]
+    """Entry fields; for retry: due ms (server's clock), a unique member, the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovedEntry:
+    """An entry to be taken out of pending, its holder, and the places its events go to (none: acknowledged only)."""
+
+    entry_id: bytes
+    consumer: str
+    moves: Sequence[Move] = field(default_factory=tuple)
+
+
+def nonce() -> str:
+    """The random part of a claims token."""
+    return secrets.token_hex(6)
+
+
+def join(link: Link, keys: StreamKeys, group: str, *, start: str, lost: bool) -> Joined:
+    """Make sure the group exists on the stream and its `again` stream; lost: a member saw it before."""
+    reply = link.run(
+        script("group"),
+        [keys.stream, keys.groups, keys.again(group), keys.never],
+        [group, escape(group), start, int(lost), nonce()],
+    )
+    return Joined(text(reply[0]), text(reply[1]), reply[2])
+
+
+def heartbeat(
+    link: Link, keys: StreamKeys, group: str, member: str, *, claim_after_ms: int, wants: int, hold_ms: int, swept: str
+) -> Duty:
+    """One heartbeat of a member; wants 1 to hold the duty, 0 to give it up, -1 to leave the group."""
+    reply = link.run(
+        script("duty"),
+        [keys.groups, keys.members(group), keys.duty(group), keys.retry(group), keys.never],
+        [escape(group), member, claim_after_ms, wants, hold_ms, swept],
+    )
+    return Duty(
+        now_ms=reply[0],
+        on_duty=reply[1] == 1,
+        claim_after_ms=reply[2],
+        token=text(reply[3]),
+        sweep_mark=text(reply[4]),
+        next_due_ms=float(reply[5]) if reply[5] else None,
+        members={text(reply[i]): (reply[i + 1], reply[i + 2]) for i in range(6, len(reply), 3)},
+    )
+
+
+def take(
+    link: Link, ref: GroupRef, consumer: str, *, min_idle_ms: int, cursor: str, count: int, latest_ms: int
+) -> Taken:
+    """Take over entries idle for min_idle_ms or longer, in entry-id order from the cursor.
+
+    Raises:
+        NoSuchGroupError: the group was destroyed. NotConnectedError: what was taken is ours, but unseen.
+    Source: https://redis.io/docs/latest/commands/xautoclaim/
+    """
+    reply = link.run(
+        script("take"),
+        [ref.key, ref.keys.groups],
+        [ref.group, escape(ref.group), consumer, min_idle_ms, cursor, count, latest_ms, nonce()],
+    )
+    if reply[0] != b"ok":
+        return Taken(False, reply[1])
+    entries = [(entry[0], entry[1], deliveries) for entry, deliveries in zip(reply[4], reply[5], strict=True)]
+    return Taken(True, reply[1], text(reply[2]), text(reply[3]), entries, reply[6])
+
+
+def read_command(refs: Sequence[GroupRef], consumer: str, *, count: int, block_ms: int | None = None) -> Command:
+    """XREADGROUP of new entries from all refs of one group; block_ms None returns at once."""
+    block: tuple[Arg, ...] = () if block_ms is None else ("BLOCK", block_ms)
+    return (
+        *("XREADGROUP", "GROUP", refs[0].group, consumer, "COUNT", count, *block, "STREAMS"),
+        *(ref.key for ref in refs),
+        *(">" for _ in refs),
+    )
+
+
+def settle_command(ref: GroupRef, consumer: str, token: str, ids: Sequence[bytes]) -> Command:
+    """Acknowledge entries that were read under this claims token; at most MAX_IDS."""
+    return script("settle").command(
+        [ref.key, ref.keys.groups], [ref.group, escape(ref.group), consumer, int(ref.again), token, *ids]
+    )
+
+
+def parse_settled(reply: Reply) -> Settled:
+    """The answer to settle_command."""
+    return Settled(reply[0], text(reply[1]), reply[2] == 1, list(reply[3:]))
+
+
+def renew(link: Link, ref: GroupRef, consumer: str, token: str, ids: Sequence[bytes]) -> tuple[str, list[bytes]]:
+    """Keep entries from going idle; the token now, and the ids that are not ours any more."""
+    reply = link.run(
+        script("renew"), [ref.key, ref.keys.groups], [ref.group, escape(ref.group), consumer, token, *ids]
+    )
+    return text(reply[0]), list(reply[1:])
+
+
+def move_command(ref: GroupRef, entries: Iterable[MovedEntry], *, min_idle_ms: int = 0) -> Command:
+    """Take entries out of pending and put their events elsewhere, each entry in one step.
+
+    min_idle_ms above 0 moves what others hold and have abandoned for so long, and changes the claims token.
+    """
+    keys, args = ref.keys, list[Arg]()
+    for entry in entries:
+        args += (entry.entry_id, entry.consumer, len(entry.moves))
+        for move in entry.moves:
+            args += (move.kind, len(move.fields), *move.fields)
+    return script("move").command(
+        [
+            *(ref.key, keys.groups, keys.again(ref.group), keys.retry(ref.group)),
+            *(keys.retry_bodies(ref.group), keys.dead(ref.group)),
+        ],
+        [ref.group, escape(ref.group), int(ref.again), min_idle_ms, nonce() if min_idle_ms else "", *args],
+    )
+
+
+def hand_back(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], *, idle_ms: int) -> int:
+    """Give entries up without spending the attempt; idle_ms 0 releases them, more makes them claimable at once."""
+    given: int = link.run(
+        script("hand_back"),
+        [ref.key, ref.keys.groups, ref.keys.never],
+        [ref.group, escape(ref.group), consumer, idle_ms, nonce(), *ids],
+    )
+    return given
+
+
+def promote(link: Link, keys: StreamKeys, group: str, *, count: int = 200) -> tuple[int, float | None]:
+    """Move due retries to `again`; how many, and when the next is due by the server's clock."""
+    reply = link.run(script("promote"), [keys.again(group), keys.retry(group), keys.retry_bodies(group)], [count])
+    return reply[0], float(reply[1]) if reply[1] else None
+
+
+def save_position(link: Link, keys: StreamKeys, group: str) -> str:
+    """Save where the group stands on the stream; the position saved."""
+    return text(link.run(script("positions"), [keys.stream, keys.groups, keys.never], [group, escape(group)]))
+
+
+def retire(link: Link, keys: StreamKeys, group: str, consumer: str) -> bool:
+    """Remove a consumer's name if it holds nothing; whether it is gone."""
+    reply: int = link.run(script("retire"), [keys.stream, keys.again(group), keys.members(group)], [group, consumer])
+    return reply == 1
+
+
+def pending_of(
+    link: Link, ref: GroupRef, *, consumer: str | None = None, start: str = "-", count: int = MAX_IDS, min_idle_ms: int = 0
+) -> list[tuple[bytes, str, int, int]]:
+    """(entry id, consumer, idle ms, deliveries) of pending entries from `start` on, in entry-id order."""
+    idle: tuple[Arg, ...] = ("IDLE", min_idle_ms) if min_idle_ms else ()
+    whose: tuple[Arg, ...] = () if consumer is None else (consumer,)
+    reply = link.call("XPENDING", ref.key, ref.group, *idle, start, "+", count, *whose)
+    return [(row[0], text(row[1]), row[2], row[3]) for row in reply]
+
+
+def fetch_own(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], deliveries: int) -> list[RawEntry]:
+    """Bodies of entries we hold but never saw; unlike a history read this leaves the delivery count as it is."""
+    return parse_entries(
+        link.call("XCLAIM", ref.key, ref.group, consumer, 0, *ids, "RETRYCOUNT", deliveries)
+    )
