@@ -353,11 +353,9 @@ class Batches:
         else:
             self._unconfirmed.remove(batch)
         settled = [Settled(self.stream, batch.entries, fate, batch.appended, error)]
-        if batch.appended is None:
-            # Those behind it were answered `gap`, or will be: they come again with a base beyond this number.
-            self._resend = bool(self._unconfirmed)
-            if batch.source:
-                settled += self._drop_source(batch.source, error)
+        # Those behind one that is not in the stream are answered `gap`: they come again with a base beyond its number.
+        if batch.appended is None and batch.source:
+            settled += self._drop_source(batch.source, error)
         return settled
 
     def _drop_source(self, source: str, error: MillstreamError | None) -> list[Settled]:
