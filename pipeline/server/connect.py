@@ -1,9 +1,9 @@
 """Connector and Link: from an address to connections that say exactly what happened.
 
 A Link is one connection, used by one thread at a time. The client library makes it (TCP, TLS, unix socket, AUTH,
-SELECT); from there on commands are packed and replies parsed in C, written and read here, so that requests can be in flight
-and nothing is ever repeated behind our back. After any failure the link is closed for good: the next reply on it
-would belong to another command.
+SELECT); from there on commands are packed and replies parsed in C, written and read here, so that requests can be in
+flight and nothing is ever repeated behind our back. After any failure the link is closed for good: the next reply on
+it would belong to another command.
 """
 
 import contextlib
@@ -184,7 +184,7 @@ class Connector:
                 capabilities = probe(link.calls)
                 if not capabilities.supported:
                     raise UnsupportedServerError(
-                        f"{self.shown} is {capabilities.name}: Millstream needs Redis 6.2 or Valkey 7.2 at least (XAUTOCLAIM)"
+                        f"{self.shown} is {capabilities.name}: Millstream needs Redis 6.2 or Valkey 7.2, or later"
                     )
             except MillstreamError:
                 link.close()
