@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
+from consumers.running import Lifespan, LoopThread, Running, entered
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import NotFoundError, UsageError
 from pipeline.observe.log import get_logger
 from pipeline.options import Retry, consumer_options
 from pipeline.server.connect import Connector
 from pipeline.units import Duration, Size, size_bytes
-
-from consumers.running import Lifespan, LoopThread, Running, entered
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 CHECK_S = 0.5
@@ -93,7 +92,9 @@ class Pipeline:
         )
 
         def declare(handler: Handler) -> Handler:
-            self.add(ConsumerSpec(stream=self.stream_name(stream), group=group, handler=handler, options=options))
+            self.add(
+                ConsumerSpec(stream=self.stream_name(stream), group=group, handler=handler, options=options)
+            )
             return handler
 
         return declare
@@ -106,7 +107,9 @@ class Pipeline:
         """
         for other in self._specs:
             same = other.stream == spec.stream and other.group == spec.group
-            if same and (not other.options.types or not spec.options.types or other.options.types == spec.options.types):
+            if same and (
+                not other.options.types or not spec.options.types or other.options.types == spec.options.types
+            ):
                 raise UsageError(
                     f"group {spec.group!r} of stream {spec.stream!r} has a handler already ({other.name}): give both "
                     f"`types=`, or {spec.name} a group of its own"
@@ -135,7 +138,7 @@ class Pipeline:
         ):
             if asked - known:
                 raise NotFoundError(
-                    f"no consumer is declared for {what} {sorted(asked - known)[0]!r}; there are: "
+                    f"no consumer is declared for {what} {min(asked - known)!r}; there are: "
                     + (", ".join(sorted(known)) or "none")
                 )
         chosen = [
@@ -147,7 +150,9 @@ class Pipeline:
             raise NotFoundError("this pipeline declares no consumer (decorate a function with @app.consumer)")
         return chosen
 
-    def run(self, *, groups: Collection[str] = (), streams: Collection[str] = (), url: str | None = None) -> bool:
+    def run(
+        self, *, groups: Collection[str] = (), streams: Collection[str] = (), url: str | None = None
+    ) -> bool:
         """Consume until SIGTERM, SIGINT or stop(); a second signal ends the process at once.
 
         Returns:
@@ -212,7 +217,9 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():  # else signals belong to whoever runs that thread
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # else signals belong to whoever runs that thread
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._on_signal)
         return self

@@ -6,13 +6,12 @@ claim_after. Loses nothing if killed: what it took and did not handle stays pend
 
 import time
 
-from pipeline.keys import GroupRef
-from pipeline.server.connect import Link
-from pipeline.server.groups import Duty, Taken, take
-
 from consumers.dispatch import Dispatch
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
+from pipeline.keys import GroupRef
+from pipeline.server.connect import Link
+from pipeline.server.groups import Duty, Taken, take
 
 BATCH_ENTRIES = 50
 """Most entries per claim: the server looks at ten times as many (https://redis.io/docs/latest/commands/xautoclaim/)."""
@@ -93,7 +92,9 @@ class Claimer:
         with state.lock:
             for entry_id, fields, deliveries in taken.entries:
                 known = state.window.get(ref, entry_id)
-                if known is not None:  # our own, gone idle while this process stood still: it runs here already
+                if (
+                    known is not None
+                ):  # our own, gone idle while this process stood still: it runs here already
                     known.token = taken.token
                     known.renewed_ms = now_ms()
                     continue

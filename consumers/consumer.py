@@ -4,19 +4,19 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
-
-from pipeline.declare import ConsumerSpec
-from pipeline.errors import ClosedError, UsageError
-from pipeline.options import ConsumerOptions, consumer_options
-from pipeline.outcome import HAND_BACK, Outcome
-from pipeline.server.connect import Connector
 
 from consumers.delivery import Delivery
 from consumers.running import Running
 from consumers.state import MemberState
 from consumers.window import Held
+from pipeline.declare import ConsumerSpec
+from pipeline.errors import ClosedError, UsageError
+from pipeline.options import ConsumerOptions, consumer_options
+from pipeline.outcome import HAND_BACK, Outcome
+from pipeline.server.connect import Connector
 
 
 class PullExecutor:
@@ -115,7 +115,7 @@ class PullExecutor:
             delivery = self._queue.popleft()
             if not delivery.taken_over:
                 self._out.add(delivery)
-                delivery.settle = lambda outcome: self.settle(delivery, outcome)
+                delivery.settle = partial(self.settle, delivery)
                 return delivery
         return None
 
@@ -215,7 +215,9 @@ class Consumer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self.close(error)
 
     async def __aenter__(self) -> Self:
@@ -250,5 +252,3 @@ class Consumer:
 def _taken_by_hand(event: object) -> None:
     """Stands where a handler would: deliveries of a Consumer are settled by whoever takes them."""
     raise AssertionError("never called")
-
-

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 
+from consumers.window import Held
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import UsageError
 from pipeline.event import Event
 from pipeline.outcome import DONE, Later, Outcome, Reject, after_failure
 from pipeline.position import parse_entry_id
 from pipeline.units import Duration
-
-from consumers.window import Held
 
 
 class Delivery:

@@ -11,6 +11,10 @@ import threading
 import time
 from collections.abc import Sequence
 
+from consumers.delivery import Delivery
+from consumers.executors import Executor, MaxRunError
+from consumers.state import MemberState, now_ms
+from consumers.window import Held
 from pipeline.declare import ConsumerSpec, takes_type
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields, read_again, retry_body
 from pipeline.errors import DecodeError, UnknownFormatError
@@ -19,11 +23,6 @@ from pipeline.ladder import MAX_CRASHES, company
 from pipeline.outcome import DONE, Kind, Outcome, after_failure
 from pipeline.server.groups import Move
 from pipeline.wire import decode_entry, encode_again
-
-from consumers.delivery import Delivery
-from consumers.executors import Executor, MaxRunError
-from consumers.state import MemberState, now_ms
-from consumers.window import Held
 
 HOST = socket.gethostname()
 
@@ -64,13 +63,17 @@ class Dispatch:
         """Deliveries beyond max_run have failed: their slot is given up, their outcome decided here."""
         for spec, executor in self._routes:
             for delivery in executor.overdue(time.monotonic()):
-                error = MaxRunError(f"handler {spec.name} ran longer than max_run={spec.options.max_run_ms} ms")
+                error = MaxRunError(
+                    f"handler {spec.name} ran longer than max_run={spec.options.max_run_ms} ms"
+                )
                 with self._state.lock:
                     if not delivery.abandoned and not delivery.held.taken_over:
                         self._finish(delivery, after_failure(error, delivery.attempt, spec.options.retry))
                 executor.give_up(delivery)
             if executor.exhausted():
-                self._state.fail(MaxRunError(f"all slots of handler {spec.name} are taken by handlers that never return"))
+                self._state.fail(
+                    MaxRunError(f"all slots of handler {spec.name} are taken by handlers that never return")
+                )
 
     def give_up(self, lost: Sequence[Held]) -> None:
         """These entries are not ours any more: cancel what can be cancelled. Not under the lock."""
@@ -118,7 +121,9 @@ class Dispatch:
             if not self._suspects or limit is None:
                 return
             if len(state.window) > limit:
-                if len(state.window) == len(self._suspects):  # nothing but suspects: keep a few, others may have the rest
+                if len(state.window) == len(
+                    self._suspects
+                ):  # nothing but suspects: keep a few, others may have the rest
                     for held, _ in self._suspects[limit:]:
                         self._return(held)
                     del self._suspects[limit:]
@@ -139,7 +144,9 @@ class Dispatch:
             if held.ref.again:
                 held.again, fields = read_again(fields)
             if held.crashes >= MAX_CRASHES:
-                reason = f"killed its worker: {held.crashes} runs ended without an outcome, the last one alone"
+                reason = (
+                    f"killed its worker: {held.crashes} runs ended without an outcome, the last one alone"
+                )
                 self._bury(held, fields, Outcome(Kind.DEAD, reason=reason, error="WorkerKilled"))
                 return None
             origin = held.again.entry_id.encode() if held.again else None
@@ -234,7 +241,8 @@ class Dispatch:
             stream=before.stream if before else held.ref.keys.stream,
             entry_id=before.entry_id if before else held.entry_id.decode(),
             index=before.index if before else index,
-            first_failed_ms=(before.first_failed_ms if before else 0) or (int(time.time() * 1_000) if why == "retry" else 0),
+            first_failed_ms=(before.first_failed_ms if before else 0)
+            or (int(time.time() * 1_000) if why == "retry" else 0),
             why=before.why if replayed and before else why,
         )
 

@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from consumers.delivery import Delivery
+from consumers.window import Held
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import MillstreamError
 from pipeline.outcome import DONE, HAND_BACK, Outcome, Outcomes, after_failure
-
-from consumers.delivery import Delivery
-from consumers.window import Held
 
 Finished: TypeAlias = deque[tuple[Delivery, Outcome]]
 WAKE_S = 0.001
@@ -88,7 +87,9 @@ class ThreadExecutor:
         count = 1 if spec.options.executor == "inline" else spec.concurrency
         self._running: list[tuple[Sequence[Delivery], float] | None] = [None] * count
         self._threads = [
-            threading.Thread(target=self._work, args=(slot,), name=f"millstream-{spec.group}-{slot}", daemon=True)
+            threading.Thread(
+                target=self._work, args=(slot,), name=f"millstream-{spec.group}-{slot}", daemon=True
+            )
             for slot in range(count)
         ]
         for thread in self._threads:
@@ -181,14 +182,14 @@ class ThreadExecutor:
                 spec.handler(delivery.event, delivery)
             else:
                 spec.handler(delivery.event)
-        except BaseException as error:  # SystemExit in a handler's thread must not cost the event its outcome
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler's thread must not cost the event its outcome
             return after_failure(error, delivery.attempt, spec.options.retry)
         return DONE
 
     def _run_batch(self, batch: Sequence[Delivery]) -> list[tuple[Delivery, Outcome]]:
         try:
             result = self._spec.handler([delivery.event for delivery in batch])
-        except BaseException as error:  # as in _run
+        except BaseException as error:  # noqa: BLE001 - as in _run
             result = error
         return batch_outcomes(batch, result)
 
@@ -221,7 +222,11 @@ class LoopExecutor:
     """Async handlers as tasks of one event loop, `concurrency` at a time; one hand-over to the loop per chunk."""
 
     def __init__(
-        self, spec: ConsumerSpec, finished: Finished, wake: Callable[[], None], loop: asyncio.AbstractEventLoop
+        self,
+        spec: ConsumerSpec,
+        finished: Finished,
+        wake: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._spec = spec
         self._finished = finished
@@ -263,7 +268,9 @@ class LoopExecutor:
         delivery.abandoned = True
         for task, (batch, _) in list(self._tasks.items()):
             if delivery in batch and all(one.abandoned for one in batch):
-                self._loop.call_soon_threadsafe(task.cancel, "the event was taken over, or ran beyond max_run")
+                self._loop.call_soon_threadsafe(
+                    task.cancel, "the event was taken over, or ran beyond max_run"
+                )
 
     def overdue(self, now_s: float) -> list[Delivery]:
         """See Executor."""
@@ -278,7 +285,9 @@ class LoopExecutor:
     def exhausted(self) -> bool:
         """See Executor. Only handlers that swallow their cancellation can get here."""
         tasks = list(self._tasks.values())
-        return len(tasks) >= self._spec.concurrency and all(one.abandoned for batch, _ in tasks for one in batch)
+        return len(tasks) >= self._spec.concurrency and all(
+            one.abandoned for batch, _ in tasks for one in batch
+        )
 
     def cancel_running(self) -> None:
         """See Executor."""
@@ -331,7 +340,7 @@ class LoopExecutor:
         except asyncio.CancelledError:
             # The consumer stops, or the event is not ours any more: either way the attempt is not spent here.
             self._finished.extend((delivery, HAND_BACK) for delivery in batch)
-        except BaseException as error:  # SystemExit in a handler must not cost the event its outcome
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler must not cost the event its outcome
             self._finished.extend(batch_outcomes(batch, error))
         else:
             self._finished.extend(batch_outcomes(batch, result if spec.options.batch is not None else None))

@@ -4,13 +4,12 @@ Runs on the duty thread, so it goes on while handlers are busy or block the even
 nothing renews any more and others take the entries over after claim_after.
 """
 
-from pipeline.keys import GroupRef
-from pipeline.server.connect import Link
-from pipeline.server.groups import MAX_IDS, renew
-
 from consumers.dispatch import Dispatch
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
+from pipeline.keys import GroupRef
+from pipeline.server.connect import Link
+from pipeline.server.groups import MAX_IDS, renew
 
 
 class Heartbeat:

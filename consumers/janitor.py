@@ -3,10 +3,9 @@
 Killed, it leaves an older saved position (a lost group would then start a little earlier) and a name too many.
 """
 
+from consumers.state import MemberState, now_ms
 from pipeline.server.connect import Link
 from pipeline.server.groups import Duty, retire, save_position
-
-from consumers.state import MemberState, now_ms
 
 SAVE_MS = 1_000
 """How often the position is saved, in ms."""
@@ -32,4 +31,6 @@ class Janitor:
 
     def missing(self, duty: Duty) -> bool:
         """Whether a member has been silent for longer than heartbeats explain."""
-        return any(age_ms > 1_200 for name, (_, age_ms) in duty.members.items() if name != self._state.consumer)
+        return any(
+            age_ms > 1_200 for name, (_, age_ms) in duty.members.items() if name != self._state.consumer
+        )

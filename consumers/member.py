@@ -10,13 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from pipeline.backoff import RECONNECT
-from pipeline.declare import ConsumerSpec
-from pipeline.errors import MillstreamError, NoSuchGroupError, NotConnectedError, ServerRefusedError, UsageError
-from pipeline.keys import StreamKeys
-from pipeline.server.connect import Connector, Link
-from pipeline.server.groups import retire
-
 from consumers.claimer import Claimer
 from consumers.dispatch import Dispatch
 from consumers.executors import Executor, LoopExecutor, ThreadExecutor
@@ -28,6 +21,18 @@ from consumers.reader import Reader, unseen
 from consumers.settler import Settler
 from consumers.state import Counts, MemberState, now_ms
 from consumers.window import Window
+from pipeline.backoff import RECONNECT
+from pipeline.declare import ConsumerSpec
+from pipeline.errors import (
+    MillstreamError,
+    NoSuchGroupError,
+    NotConnectedError,
+    ServerRefusedError,
+    UsageError,
+)
+from pipeline.keys import StreamKeys
+from pipeline.server.connect import Connector, Link
+from pipeline.server.groups import retire
 
 TICK_S = 0.5
 """Heartbeats, and looks for something to take over, come this often, in s."""
@@ -79,13 +84,19 @@ class Member:
         self._claimer = Claimer(self.state, self._dispatch)
         self._promoter = Promoter(self.state)
         self._janitor = Janitor(self.state)
-        self._reader = Reader(self.state, self._dispatch, self._settler, block_ms=min(o.block_ms for o in options))
+        self._reader = Reader(
+            self.state, self._dispatch, self._settler, block_ms=min(o.block_ms for o in options)
+        )
         self._joining = threading.Lock()
         self._ended = threading.Event()
         self._run_id = ""
         self._swept = ""
-        self._reader_thread = threading.Thread(target=self._read, name=f"millstream-{first.group}-reader", daemon=True)
-        self._duty_thread = threading.Thread(target=self._do_duties, name=f"millstream-{first.group}-duty", daemon=True)
+        self._reader_thread = threading.Thread(
+            target=self._read, name=f"millstream-{first.group}-reader", daemon=True
+        )
+        self._duty_thread = threading.Thread(
+            target=self._do_duties, name=f"millstream-{first.group}-duty", daemon=True
+        )
 
     @property
     def name(self) -> str:
@@ -203,7 +214,9 @@ class Member:
             except MillstreamError as error:  # no waiting mends it: wrong key type, access denied
                 state.fail(error)
                 break
-            except BaseException as error:  # a defect of ours must end the member in plain sight, not one thread of it
+            except (
+                BaseException
+            ) as error:  # a defect of ours must end the member in plain sight, not one thread of it
                 state.fail(MillstreamError(f"the {purpose} thread failed: {error!r}"))
                 raise
             failures = 1 if time.monotonic() - begun_s > STEADY_S else failures + 1

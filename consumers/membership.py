@@ -4,10 +4,9 @@ One member at a time is on duty: it sweeps, promotes, retires names and saves po
 its hold on the duty expires and the next heartbeat of another member takes it.
 """
 
+from consumers.state import MemberState, now_ms
 from pipeline.server.connect import Link
 from pipeline.server.groups import Duty, heartbeat, join
-
-from consumers.state import MemberState, now_ms
 
 HOLD_MS = 1_000
 """The duty is held so long after a heartbeat, in ms."""

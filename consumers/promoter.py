@@ -3,10 +3,9 @@
 Any number of members may run it, but only the one on duty does. Killed, it leaves what is due to the next.
 """
 
+from consumers.state import MemberState, now_ms
 from pipeline.server.connect import Link
 from pipeline.server.groups import promote
-
-from consumers.state import MemberState, now_ms
 
 BATCH = 200
 """Most deliveries per call, so that no call holds the server up."""

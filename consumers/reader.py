@@ -5,15 +5,14 @@ Only after an empty read, with nothing to settle, it waits at the server. After 
 holds but never saw: a reply that was lost on the way. If killed, what it read stays pending and is taken over.
 """
 
-from pipeline.errors import MillstreamError, NotConnectedError
-from pipeline.server.connect import Link
-from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
-from pipeline.server.replies import Reply, parse_read
-
 from consumers.dispatch import Dispatch
 from consumers.settler import Settler
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
+from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.server.connect import Link
+from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
+from pipeline.server.replies import Reply, parse_read
 
 SLACK_MS = 4_000
 """A reply to a blocking read may come so much later than the block ends, in ms."""
@@ -147,7 +146,9 @@ def unseen(link: Link, state: MemberState) -> list[Held]:
             for deliveries in sorted(set(missing.values())):
                 ids = [entry_id for entry_id, count in missing.items() if count == deliveries]
                 for entry_id, fields in fetch_own(link, ref, state.consumer, ids, deliveries):
-                    held = Held(ref, entry_id, fields or (), token=token, deliveries=deliveries, now_ms=now_ms())
+                    held = Held(
+                        ref, entry_id, fields or (), token=token, deliveries=deliveries, now_ms=now_ms()
+                    )
                     with state.lock:
                         if state.window.get(ref, entry_id) is None:
                             state.window.add(held)

@@ -6,13 +6,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
+from consumers.member import MakeExecutor, Member
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import MillstreamError
 from pipeline.observe.log import get_logger
 from pipeline.position import position_id
 from pipeline.server.connect import Connector
-
-from consumers.member import MakeExecutor, Member
 
 Lifespan: TypeAlias = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
 
@@ -50,7 +49,11 @@ class Running:
     """One member per (stream, group) of the specs, over one connector. Start once, stop once."""
 
     def __init__(
-        self, connector: Connector, specs: Sequence[ConsumerSpec], *, make_executor: MakeExecutor | None = None
+        self,
+        connector: Connector,
+        specs: Sequence[ConsumerSpec],
+        *,
+        make_executor: MakeExecutor | None = None,
     ) -> None:
         self.connector = connector
         self._make_executor = make_executor
@@ -71,7 +74,9 @@ class Running:
         seconds, micros = link.call("TIME")
         link.close()
         server_ms = int(seconds) * 1_000 + int(micros) // 1_000
-        self._log.info("server", address=self.connector.shown, about=self.connector.capabilities().durability_line())
+        self._log.info(
+            "server", address=self.connector.shown, about=self.connector.capabilities().durability_line()
+        )
         try:
             for specs in self._groups:
                 start = position_id(specs[0].options.start, server_ms, "start")

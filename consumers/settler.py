@@ -8,16 +8,23 @@ If killed, what was not settled stays pending under our name and is taken over.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from consumers.state import MemberState, now_ms
+from consumers.window import Held
 from pipeline.errors import MillstreamError, NotConnectedError, ServerRefusedError
 from pipeline.keys import GroupRef, escape
 from pipeline.server.connect import Link
 from pipeline.server.error_map import server_error
-from pipeline.server.groups import MAX_IDS, Command, MovedEntry, move_command, nonce, parse_settled, settle_command
+from pipeline.server.groups import (
+    MAX_IDS,
+    Command,
+    MovedEntry,
+    move_command,
+    nonce,
+    parse_settled,
+    settle_command,
+)
 from pipeline.server.replies import Reply
 from pipeline.server.scripts import Script, script
-
-from consumers.state import MemberState, now_ms
-from consumers.window import Held
 
 MOVE_BYTES = 1 << 20
 """Bytes of moved events in one call, about."""
@@ -76,7 +83,9 @@ class Settler:
         for (ref, token), group in plain.items():
             for part in _parts(group):
                 ids = [held.entry_id for held in part]
-                settlements.append(Settlement(script("settle"), settle_command(ref, state.consumer, token, ids), part))
+                settlements.append(
+                    Settlement(script("settle"), settle_command(ref, state.consumer, token, ids), part)
+                )
         for ref, group in moved.items():
             for part in _parts(group, MOVE_BYTES):
                 entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
@@ -87,7 +96,14 @@ class Settler:
             for part in _parts(group):
                 command = script("hand_back").command(
                     [ref.key, ref.keys.groups, ref.keys.never],
-                    [ref.group, escape(ref.group), state.consumer, idle_ms, nonce(), *(h.entry_id for h in part)],
+                    [
+                        ref.group,
+                        escape(ref.group),
+                        state.consumer,
+                        idle_ms,
+                        nonce(),
+                        *(h.entry_id for h in part),
+                    ],
                 )
                 settlements.append(Settlement(script("hand_back"), command, part))
         return settlements
@@ -136,7 +152,9 @@ class Settler:
                     else:
                         self._done(held)
                 if not settled.group_there:
-                    state.say.warning("group lost", "consumer group is gone, it is recreated", group=state.group)
+                    state.say.warning(
+                        "group lost", "consumer group is gone, it is recreated", group=state.group
+                    )
                 if settled.taken_over:
                     self._say_taken_over(len(lost))
                 state.counts.settled += settled.count

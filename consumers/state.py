@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from consumers.executors import Finished
+from consumers.window import Held, Window
 from pipeline.clock import ServerClock
 from pipeline.errors import MillstreamError
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.observe.log import Limited, get_logger
-
-from consumers.executors import Finished
-from consumers.window import Held, Window
 
 
 def now_ms() -> int:

@@ -3,7 +3,7 @@
 Not locked: its owner (Member) calls it under the member's lock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from pipeline.envelope import Again
 from pipeline.keys import GroupRef
@@ -26,7 +26,14 @@ class Held:
     )  # fmt: skip
 
     def __init__(
-        self, ref: GroupRef, entry_id: bytes, fields: Sequence[bytes], *, token: str, deliveries: int, now_ms: int
+        self,
+        ref: GroupRef,
+        entry_id: bytes,
+        fields: Sequence[bytes],
+        *,
+        token: str,
+        deliveries: int,
+        now_ms: int,
     ) -> None:
         self.ref = ref
         self.entry_id = entry_id
@@ -79,7 +86,7 @@ class Window:
     def __len__(self) -> int:
         return len(self._held)
 
-    def __iter__(self) -> Iterable[Held]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Held]:
         return iter(list(self._held.values()))
 
     def get(self, ref: GroupRef, entry_id: bytes) -> Held | None:
@@ -91,7 +98,9 @@ class Window:
         self._held[held.ref.key, held.entry_id] = held
         self.events += held.events
         self.bytes += held.size
-        self._entry_bytes += (held.size - self._entry_bytes) * (0.5 if held.size > self._entry_bytes else 0.02)
+        self._entry_bytes += (held.size - self._entry_bytes) * (
+            0.5 if held.size > self._entry_bytes else 0.02
+        )
 
     def counted(self, held: Held, events: int) -> None:
         """Note how many events an entry holds."""

@@ -22,7 +22,7 @@ class Backoff:
 
     def wait_ms(self, attempt: int, rng: random.Random | None = None) -> int:
         """Wait after failed attempt number `attempt` (1 is the first), in ms."""
-        full = min(self.initial_ms * 2 ** min(max(attempt - 1, 0), MAX_DOUBLINGS), self.longest_ms)
+        full = min(self.initial_ms << min(max(attempt - 1, 0), MAX_DOUBLINGS), self.longest_ms)
         draw = (rng or random).random()
         return round(full * (1 - self.jitter + self.jitter * draw))
 

@@ -15,6 +15,8 @@ from pipeline.server.scripts import Arg, script
 
 MAX_IDS = 500
 """Most entry ids in one script call, so that no call holds the server up."""
+REPLAY_KEPT_MS = 86_400_000
+"""The position of a replay is kept for a day after its last step, in ms."""
 Command = tuple[Arg, ...]
 
 
@@ -107,7 +109,15 @@ def join(link: Link, keys: StreamKeys, group: str, *, start: str, lost: bool) ->
 
 
 def heartbeat(
-    link: Link, keys: StreamKeys, group: str, member: str, *, claim_after_ms: int, wants: int, hold_ms: int, swept: str
+    link: Link,
+    keys: StreamKeys,
+    group: str,
+    member: str,
+    *,
+    claim_after_ms: int,
+    wants: int,
+    hold_ms: int,
+    swept: str,
 ) -> Duty:
     """One heartbeat of a member; wants 1 to hold the duty, 0 to give it up, -1 to leave the group."""
     reply = link.run(
@@ -146,7 +156,9 @@ def take(
     return Taken(True, reply[1], text(reply[2]), text(reply[3]), entries, reply[6])
 
 
-def read_command(refs: Sequence[GroupRef], consumer: str, *, count: int, block_ms: int | None = None) -> Command:
+def read_command(
+    refs: Sequence[GroupRef], consumer: str, *, count: int, block_ms: int | None = None
+) -> Command:
     """XREADGROUP of new entries from all refs of one group; block_ms None returns at once."""
     block: tuple[Arg, ...] = () if block_ms is None else ("BLOCK", block_ms)
     return (
@@ -168,7 +180,9 @@ def parse_settled(reply: Reply) -> Settled:
     return Settled(reply[0], text(reply[1]), reply[2] == 1, list(reply[3:]))
 
 
-def renew(link: Link, ref: GroupRef, consumer: str, token: str, ids: Sequence[bytes]) -> tuple[str, list[bytes]]:
+def renew(
+    link: Link, ref: GroupRef, consumer: str, token: str, ids: Sequence[bytes]
+) -> tuple[str, list[bytes]]:
     """Keep entries from going idle; the token now, and the ids that are not ours any more."""
     reply = link.run(
         script("renew"), [ref.key, ref.keys.groups], [ref.group, escape(ref.group), consumer, token, *ids]
@@ -207,7 +221,9 @@ def hand_back(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], *,
 
 def promote(link: Link, keys: StreamKeys, group: str, *, count: int = 200) -> tuple[int, float | None]:
     """Move due retries to `again`; how many, and when the next is due by the server's clock."""
-    reply = link.run(script("promote"), [keys.again(group), keys.retry(group), keys.retry_bodies(group)], [count])
+    reply = link.run(
+        script("promote"), [keys.again(group), keys.retry(group), keys.retry_bodies(group)], [count]
+    )
     return reply[0], float(reply[1]) if reply[1] else None
 
 
@@ -218,12 +234,20 @@ def save_position(link: Link, keys: StreamKeys, group: str) -> str:
 
 def retire(link: Link, keys: StreamKeys, group: str, consumer: str) -> bool:
     """Remove a consumer's name if it holds nothing; whether it is gone."""
-    reply: int = link.run(script("retire"), [keys.stream, keys.again(group), keys.members(group)], [group, consumer])
+    reply: int = link.run(
+        script("retire"), [keys.stream, keys.again(group), keys.members(group)], [group, consumer]
+    )
     return reply == 1
 
 
 def pending_of(
-    link: Link, ref: GroupRef, *, consumer: str | None = None, start: str = "-", count: int = MAX_IDS, min_idle_ms: int = 0
+    link: Link,
+    ref: GroupRef,
+    *,
+    consumer: str | None = None,
+    start: str = "-",
+    count: int = MAX_IDS,
+    min_idle_ms: int = 0,
 ) -> list[tuple[bytes, str, int, int]]:
     """(entry id, consumer, idle ms, deliveries) of pending entries from `start` on, in entry-id order."""
     idle: tuple[Arg, ...] = ("IDLE", min_idle_ms) if min_idle_ms else ()
@@ -232,8 +256,25 @@ def pending_of(
     return [(row[0], text(row[1]), row[2], row[3]) for row in reply]
 
 
-def fetch_own(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], deliveries: int) -> list[RawEntry]:
+def fetch_own(
+    link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], deliveries: int
+) -> list[RawEntry]:
     """Bodies of entries we hold but never saw; unlike a history read this leaves the delivery count as it is."""
-    return parse_entries(
-        link.call("XCLAIM", ref.key, ref.group, consumer, 0, *ids, "RETRYCOUNT", deliveries)
-    )
+    return parse_entries(link.call("XCLAIM", ref.key, ref.group, consumer, 0, *ids, "RETRYCOUNT", deliveries))
+
+
+def feed(
+    link: Link,
+    keys: StreamKeys,
+    group: str,
+    replay: str,
+    position: str,
+    upto: str,
+    entries: Sequence[Sequence[Arg]],
+) -> tuple[bool, str]:
+    """Add entries to `again` if the replay stands at `position`, which then becomes `upto`; (added, position now)."""
+    args: list[Arg] = [position, upto, REPLAY_KEPT_MS]
+    for fields in entries:
+        args += (len(fields), *fields)
+    reply = link.run(script("feed"), [keys.again(group), keys.source(replay)], args)
+    return reply[0] == 1, text(reply[1])

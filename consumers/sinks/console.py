@@ -1,0 +1,33 @@
+"""Console: a batch handler that writes events to a text stream as JSON lines, safe for terminals."""
+
+import sys
+from typing import TextIO
+
+from consumers.sinks.json_lines import event_line
+from pipeline.event import Event
+
+
+class Console:
+    """Writes each event as one line of JSON; control characters and text direction marks come as escapes."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._file = file
+
+    def __call__(self, events: list[Event]) -> None:
+        """Write the events and flush."""
+        out = self._file or sys.stdout
+        out.write("".join(escape_unprintable(event_line(event).decode()) for event in events))
+        out.flush()
+
+
+def escape_unprintable(line: str) -> str:
+    """The line with every character that a terminal might act on, except its line end, as a JSON escape."""
+    if line[:-1].isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\n" else json_escape(c) for c in line)
+
+
+def json_escape(character: str) -> str:
+    """A character as \\uXXXX, in two halves beyond the basic plane, as JSON wants it."""
+    raw = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{raw[i]:02x}{raw[i + 1]:02x}" for i in range(0, len(raw), 2))

@@ -1,0 +1,131 @@
+"""JsonLines: a batch handler that appends events to a file as JSON lines, rotated by size.
+
+Several processes may write to one file: each batch is one write under a lock on the file. A batch that could not be
+written whole (full disk, killed writer) leaves no torn line behind: the next write cuts it off.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.event import Event
+from pipeline.units import Size, size_bytes
+
+
+def event_line(event: Event) -> bytes:
+    """An event as one line of JSON, in CloudEvents' vocabulary (id, source, type, subject, time, data)."""
+    return (
+        json.dumps(event.to_cloudevent(), ensure_ascii=False, separators=(",", ":")).encode(
+            "utf-8", "replace"
+        )
+        + b"\n"
+    )
+
+
+class JsonLines:
+    """Appends each event to `path`; at rotate_bytes the file becomes path.1, path.1 becomes path.2, and so on.
+
+    Example:
+        app.consumer("logs", group="archive", batch=500)(JsonLines("archive.jsonl"))
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, rotate: Size = "100MB", keep: int = 10) -> None:
+        """rotate: size at which the file is rotated, 0 for never; keep: how many old files stay.
+
+        Raises:
+            UsageError: the folder does not exist or cannot be written.
+        """
+        self._path = Path(path)
+        self._rotate_bytes = size_bytes(rotate, "rotate")
+        self._keep = keep
+        self._file: Any = None
+        folder = self._path.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UsageError(f"cannot write {self._path}: {folder} is not a folder that can be written")
+
+    def __call__(self, events: list[Event]) -> None:
+        """Write the events; raises OSError if the file cannot be written (then none of them is)."""
+        self.write([event_line(event) for event in events])
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Append lines, each with its line end, in one piece."""
+        data = b"".join(lines)
+        with self._lock() as file:
+            size = self._whole_lines(file)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(file, view) :]
+            except OSError:
+                os.ftruncate(file, size)
+                raise
+            if self._rotate_bytes and size + len(data) >= self._rotate_bytes:
+                self._rotate()
+
+    def close(self) -> None:
+        """Close the file; a later write opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _lock(self) -> "_Locked":
+        """The current file, locked; another process may have rotated it away since the last batch."""
+        while True:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                current = os.stat(self._path)
+                if (current.st_dev, current.st_ino) == _identity(self._file):
+                    return _Locked(self._file)
+            except FileNotFoundError:
+                pass
+            self.close()
+
+    @staticmethod
+    def _whole_lines(file: int) -> int:
+        """The file's size, after cutting off a line that a killed writer left unfinished."""
+        size = os.fstat(file).st_size
+        end = size
+        while end and os.pread(file, 1, end - 1) != b"\n":
+            step = os.pread(file, min(end, 4_096), max(end - 4_096, 0))
+            cut = step.rfind(b"\n")
+            end = (
+                0
+                if cut < 0 and end <= 4_096
+                else max(end - 4_096, 0)
+                if cut < 0
+                else max(end - 4_096, 0) + cut + 1
+            )
+        if end != size:
+            os.ftruncate(file, end)
+        return end
+
+    def _rotate(self) -> None:
+        """Shift path.1 … path.N by one, dropping the oldest; under the lock of the file that is moved away."""
+        for number in range(self._keep, 0, -1):
+            old = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
+            if old.exists():
+                old.replace(self._path.with_name(f"{self._path.name}.{number}"))
+
+
+class _Locked:
+    """A locked file for the time of a with block; closing the block frees the lock, not the file."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def __enter__(self) -> int:
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def _identity(file: int) -> tuple[int, int]:
+    stat = os.fstat(file)
+    return stat.st_dev, stat.st_ino

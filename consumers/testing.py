@@ -1,0 +1,151 @@
+"""TestPipeline: an application's consumers on a real embedded server of their own, for its tests."""
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from consumers.app import Pipeline
+from consumers.running import LoopThread, Running, entered
+from pipeline.declare import ConsumerSpec
+from pipeline.envelope import DeadLetter, read_dead
+from pipeline.errors import MillstreamError
+from pipeline.event import Event
+from pipeline.keys import StreamKeys
+from pipeline.server.connect import Connector, Link
+from pipeline.server.groups import nonce
+from pipeline.server.replies import pairs, parse_entries, text
+from pipeline.units import Duration, duration_ms
+from pipeline.wire import decode_entry, encode_entry
+
+
+class TestPipeline:
+    """Runs a Pipeline until nothing is left to do.
+
+    Example:
+        def test_billing():
+            with TestPipeline(app) as test:
+                test.send("orders", {"id": 7}, type="order.placed")
+                test.run_until_idle()
+                assert test.dead("orders", "billing") == []
+
+    Needs the `embedded` extra, or a redis-server on PATH. Time that handlers asked to pass (retries, Later) passes by
+    advance(), not by waiting.
+    """
+
+    __test__ = False  # for pytest: a helper, not a test class
+
+    def __init__(self, app: Pipeline) -> None:
+        self.app = app
+        self._folder = ""
+        self._stack = contextlib.ExitStack()
+        self._number = 0
+        self._producer = f"test-{nonce()}"
+
+    @property
+    def url(self) -> str:
+        """Address of the embedded server, for a Producer in the test."""
+        return f"embedded://{self._folder}"
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._folder = tempfile.mkdtemp(prefix="millstream-test-")
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self._connector = Connector(self.url)
+            stack.callback(self._connector.close)
+            self._link: Link = self._connector.link("test")
+            stack.callback(lambda: self._link.close())
+            loops = LoopThread()
+            stack.callback(loops.close)
+            lifespans = entered(self.app._lifespans)
+            loops.call(lifespans.__aenter__())
+            stack.callback(lambda: loops.call(lifespans.__aexit__(None, None, None)))
+            self._running = Running(self._connector, self.app.select())
+            self._running.start(loops.loop)
+            stack.callback(self._running.stop)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def send(
+        self,
+        stream: str,
+        data: Any = None,
+        *,
+        type: str = "",  # noqa: A002 - the word of Event and Producer.send
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Append an event to a stream of the app; its event id."""
+        self._number += 1
+        event = Event(data, type=type, key=key, headers=dict(headers or {}))
+        fields = encode_entry(event, producer=self._producer, number=self._number)
+        self._link.call("XADD", self.app.stream_name(stream), "*", *fields)
+        return f"{self._producer}-{self._number}"
+
+    def run_until_idle(self, timeout: Duration = "10s") -> None:
+        """Wait until every group has handled all there is, but for what waits for a later time (advance()).
+
+        Raises:
+            TimeoutError: not idle in time. MillstreamError: a consumer ended by itself.
+        """
+        deadline_s = time.monotonic() + duration_ms(timeout, "timeout") / 1_000
+        while not self._idle():
+            if self._running.failure is not None:
+                raise self._running.failure
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"consumers are still busy after {timeout}")
+            time.sleep(0.005)
+
+    def advance(self, delay: Duration) -> None:
+        """Let time pass for what waits: what is due within `delay` becomes due now."""
+        ms = duration_ms(delay, "delay")
+        for spec in self._groups():
+            key = StreamKeys(spec.stream).retry(spec.group)
+            for member in self._link.call("ZRANGE", key, 0, -1):
+                self._link.call("ZINCRBY", key, -ms, member)
+
+    def waiting(self, stream: str, group: str) -> int:
+        """How many deliveries of a group wait for a later time."""
+        return int(self._link.call("ZCARD", StreamKeys(self.app.stream_name(stream)).retry(group)))
+
+    def dead(self, stream: str, group: str) -> list[tuple[DeadLetter, Event | None]]:
+        """Dead letters of a group, oldest first, each with its event, or None if that cannot be decoded."""
+        letters = []
+        reply = self._link.call("XRANGE", StreamKeys(self.app.stream_name(stream)).dead(group), "-", "+")
+        for entry_id, fields in parse_entries(reply):
+            letter, original = read_dead(fields or [])
+            if letter is None:
+                continue
+            try:
+                event = decode_entry(entry_id, original, origin=letter.entry_id.encode()).events[0]
+            except MillstreamError:  # corrupt bytes are one reason to be here
+                event = None
+            letters.append((letter, event))
+        return letters
+
+    def _groups(self) -> list[ConsumerSpec]:
+        return list({(spec.stream, spec.group): spec for spec in self.app.specs}.values())
+
+    def _idle(self) -> bool:
+        if not all(member.idle() for member in self._running.members):
+            return False
+        for spec in self._groups():
+            keys = StreamKeys(spec.stream)
+            if int(self._link.call("XLEN", keys.again(spec.group))):
+                return False
+            seconds, micros = self._link.call("TIME")
+            now_ms = int(seconds) * 1_000 + int(micros) // 1_000
+            if int(self._link.call("ZCOUNT", keys.retry(spec.group), "-inf", now_ms)):
+                return False
+            last = pairs(self._link.call("XINFO", "STREAM", keys.stream))["last-generated-id"]
+            for group in map(pairs, self._link.call("XINFO", "GROUPS", keys.stream)):
+                if text(group["name"]) == spec.group and (
+                    group["pending"] or group["last-delivered-id"] != last
+                ):
+                    return False
+        return all(member.idle() for member in self._running.members)
