@@ -117,7 +117,7 @@ class ServerProcess:
         """
         binary = find_binary(wanted.binary or None)
         self._check_format(binary)
-        if not self._life.try_acquire():
+        if not self._life.acquire(1):  # not at once: somebody may just be looking whether the server lives
             raise NoServerError(f"another server has the data of {self.folder}")
         try:
             self._clear()
@@ -199,7 +199,7 @@ class ServerProcess:
         return [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
     def _wait_for_start(self, log_bytes: int) -> None:
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + LOADING_S
         while not self._answers():
             if self._life.try_acquire():
                 self._life.release()
