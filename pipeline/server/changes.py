@@ -64,7 +64,7 @@ def trim_floor(link: Link, name: str, below_id: str) -> TrimFloor:
     return _trim(link, name, below_id, 0)[1]
 
 
-def trim(link: Link, name: str, below_id: str) -> Iterator[int]:
+def trim_stream(link: Link, name: str, below_id: str) -> Iterator[int]:
     """Remove what lies below the id and every group has settled; yields how many entries each step removed."""
     while True:
         removed, _ = _trim(link, name, below_id, TRIM_STEP)

@@ -116,11 +116,11 @@ def streams(link: Link, keys: Sequence[bytes]) -> list[StreamFacts]:
     for at, key in enumerate(keys):
         info, memory = replies[2 * at : 2 * at + 2]
         if not isinstance(info, MillstreamError):
-            found.append(_stream_facts(text(key), info, memory))
+            found.append(_read_facts(text(key), info, memory))
     return found
 
 
-def stream(link: Link, name: str) -> StreamFacts:
+def stream_facts(link: Link, name: str) -> StreamFacts:
     """The facts of one stream.
 
     Raises:
@@ -129,7 +129,7 @@ def stream(link: Link, name: str) -> StreamFacts:
     info, memory = link.calls(_stream_commands(name.encode()))
     if isinstance(info, MillstreamError):
         raise named(info, name)
-    return _stream_facts(name, info, memory)
+    return _read_facts(name, info, memory)
 
 
 def groups(link: Link, name: str, *, only: str | None = None) -> list[GroupFacts]:
@@ -144,7 +144,7 @@ def groups(link: Link, name: str, *, only: str | None = None) -> list[GroupFacts
         if isinstance(reply, MillstreamError):
             raise named(reply, name)
     now_ms = int(now[0]) * 1_000 + int(now[1]) // 1_000
-    facts = _stream_facts(name, info, None)
+    facts = _read_facts(name, info, None)
     chosen = [row for row in map(pairs, listed) if only is None or text(row["name"]) == only]
     if only is not None and not chosen:
         raise NoSuchGroupError(f"stream {name!r} has no group {only!r}")
@@ -234,7 +234,7 @@ def _stream_commands(key: bytes) -> list[tuple[Arg, ...]]:
     return [("XINFO", "STREAM", key), ("MEMORY", "USAGE", key)]
 
 
-def _stream_facts(name: str, info: Reply, memory: Reply) -> StreamFacts:
+def _read_facts(name: str, info: Reply, memory: Reply) -> StreamFacts:
     about = pairs(info)
     return StreamFacts(
         name=name,

@@ -1,0 +1,228 @@
+"""millstream group: where each group of a stream stands, making one, removing one."""
+
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import click
+
+from console.cli.kinds import GROUP, POSITION, STREAM
+from console.cli.session import Session
+from console.cli.verb import Noun, Verb
+from console.output import Column, as_count, as_duration, number
+from pipeline.errors import MillstreamError, NoSuchGroupError, NotFoundError, UsageError
+from pipeline.keys import StreamKeys
+from pipeline.position import position_id
+from pipeline.server.changes import remove_group
+from pipeline.server.groups import join
+from pipeline.server.overview import GroupFacts, consumers, groups, named, server_ms, stream_keys
+
+_STATE_STYLES = {"drained": "dim", "working": "green", "lagging": "yellow", "stuck": "red"}
+
+
+def _state_style(state: str) -> str:
+    return _STATE_STYLES.get(state, "")
+
+
+def _as_wait(ms: int | None) -> str:
+    return "-" if ms is None else as_duration(ms) if ms else "now"
+
+
+def _as_behind(ms: int) -> str:
+    return as_duration(ms) if ms else "-"
+
+
+STATE = Column("state", "STATE", style=_state_style)
+GROUP_COLUMNS = (
+    Column("group", "GROUP", shrinks=True),
+    STATE,
+    number("unread", "UNREAD"),
+    number("behind_ms", "BEHIND", _as_behind),
+    number("running", "RUNNING"),
+    number("waiting", "WAITING"),
+    number("next_due_ms", "NEXT DUE", _as_wait),
+    number("dead", "DEAD"),
+    number("members", "MEMBERS"),
+)
+WITH_STREAM = (Column("stream", "STREAM", shrinks=True), *GROUP_COLUMNS)
+_FACTS = (
+    Column("stream", "stream"),
+    Column("group", "group"),
+    Column("state", "state", style=_state_style),
+    Column("unread", "unread", as_count),
+    Column("behind_ms", "behind", _as_behind),
+    Column("running", "running", as_count),
+    Column("waiting", "waiting", as_count),
+    Column("next_due_ms", "next due in", _as_wait),
+    Column("dead", "dead", as_count),
+    Column("members", "live members", as_count),
+    Column("consumers", "names", as_count),
+    Column("last_read_id", "read up to"),
+    Column("claim_after_ms", "claim after", as_duration),
+)
+
+
+@click.group(
+    "group",
+    cls=Noun,
+    examples=[
+        ("millstream groups", "every group of every stream"),
+        ("millstream group show orders billing", "unread, running, waiting, dead, and one word for the sum"),
+        ("millstream group create orders audit --start end", "from now on only"),
+    ],
+)
+def verb() -> None:
+    """Consumer groups: where each stands, making one, removing one."""
+
+
+@verb.command(
+    "ls",
+    cls=Verb,
+    examples=[
+        ("millstream groups", "every group of every stream"),
+        ("millstream group ls orders --json", "those of one stream, for a script"),
+    ],
+)
+@click.argument("stream", type=STREAM, required=False)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many streams."
+)
+@click.pass_obj
+def ls(session: Session, stream: str | None, limit: int) -> None:
+    """List groups with what each has unread, running, waiting and dead.
+
+    States: drained (nothing to do), working, lagging (its oldest unread entry has waited 10 s), stuck (work, but
+    nobody who does it, or entries that nobody takes over). UNREAD is ? where the server cannot tell; BEHIND always
+    is known.
+    """
+
+    link = session.link("group")
+    if stream is not None:
+        rows = [group_row(facts) for facts in groups(link, stream)]
+        session.out.rows(
+            GROUP_COLUMNS if session.out.for_people else WITH_STREAM, rows, none=f"no group reads {stream}"
+        )
+        return
+    rows = [group_row(facts) for facts in all_groups(session, link, limit)]
+    session.out.rows(WITH_STREAM, rows, none="there is no group")
+
+
+@verb.command(
+    "show", cls=Verb, examples=[("millstream group show orders billing", "where it stands, value by value")]
+)
+@click.argument("stream", type=STREAM)
+@click.argument("group", type=GROUP)
+@click.pass_obj
+def show(session: Session, stream: str, group: str) -> None:
+    """Where one group stands."""
+
+    link = session.link("group")
+    facts = groups(link, stream, only=group)[0]
+    session.out.record(_FACTS, group_row(facts))
+    if facts.state == "stuck" and session.out.for_people:
+        left = [one for one in consumers(link, stream, group) if one.kind == "leftover" and one.pending]
+        held = (
+            f"; {sum(one.pending for one in left):,} entries are held by {len(left)} that left"
+            if left
+            else ""
+        )
+        nobody = "nobody reads for it" if not facts.members else "nobody takes over what was left"
+        look = f". `millstream pending {stream} {group}` lists what is held" if facts.running else ""
+        session.out.talk(f"stuck: {nobody}{held}{look}")
+
+
+@verb.command(
+    "create",
+    cls=Verb,
+    examples=[
+        ("millstream group create orders billing", "gets everything the stream holds"),
+        (
+            "millstream group create orders audit --start -15m",
+            "gets the last quarter of an hour, and what comes",
+        ),
+    ],
+)
+@click.argument("stream", type=STREAM)
+@click.argument("group", type=GROUP)
+@click.option(
+    "--start", type=POSITION, metavar="POSITION", default="start", show_default=True,
+    help="Where it begins: start, end, -15m, an ISO time, or an entry id (read from the next one on).",
+)  # fmt: skip
+@click.pass_obj
+def create(session: Session, stream: str, group: str, start: str) -> None:
+    """Make a consumer group. A consumer makes its group too; this is to decide beforehand where it begins."""
+
+    link = session.link("group")
+    try:
+        joined = join(
+            link, StreamKeys(stream), group, start=position_id(start, server_ms(link), "--start"), lost=False
+        )
+    except MillstreamError as error:
+        raise named(error, stream, group) from None
+    if joined.state == "exists":
+        said = f"group {group} of {stream} is there already; its position was not changed"
+    elif joined.state == "recreated":
+        said = (
+            f"group {group} of {stream} was lost and is there again, at its saved position {joined.position}"
+        )
+    elif joined.position == "0-0":
+        said = (
+            f"group {group} of {stream} created at the start: {joined.entries:,} entries are waiting for it"
+        )
+    else:
+        said = f"group {group} of {stream} created: it gets what comes after {joined.position}"
+    session.out.done(said, stream=stream, group=group, state=joined.state, position=joined.position)
+
+
+@verb.command(
+    "rm",
+    cls=Verb,
+    examples=[("millstream group rm orders billing", "shows what would be forgotten, and asks")],
+)
+@click.argument("stream", type=STREAM)
+@click.argument("group", type=GROUP)
+@click.option("--dead", "with_dead", is_flag=True, help="Remove its dead letters too; else they are kept.")
+@click.option("--execute", is_flag=True, help="Do it without asking.")
+@click.pass_obj
+def rm(session: Session, stream: str, group: str, with_dead: bool, execute: bool) -> None:
+    """Remove a group: its position, what it has pending, and what waits to run again. The stream stays as it is.
+
+    Refused while members of the group are alive.
+    """
+
+    link, out = session.link("group"), session.out
+    facts = groups(link, stream, only=group)[0]
+    unread = "an unknown number of" if facts.unread is None else f"{facts.unread:,}"
+    out.talk(
+        f"group {group} of {stream} has {unread} unread entries, {facts.running:,} running, {facts.waiting:,} waiting: "
+        "it will never handle them"
+    )
+    if facts.dead:
+        out.talk(f"its {facts.dead:,} dead letters " + ("go too" if with_dead else "are kept"))
+    session.consent("remove the group?", execute)
+    if not remove_group(link, stream, group, with_dead=with_dead):
+        raise NoSuchGroupError(f"stream {stream!r} has no group {group!r}")
+    out.done(f"group {group} of {stream} removed", stream=stream, group=group, removed=True)
+
+
+def group_row(facts: "GroupFacts") -> dict[str, Any]:
+    """A group's facts as a row."""
+    return asdict(facts)
+
+
+def all_groups(session: Session, link: Any, limit: int) -> list["GroupFacts"]:
+    """The groups of the first `limit` streams, by name; a stream that is no stream of ours by its name is left out."""
+
+    keys = sorted(islice(stream_keys(link), limit + 1))
+    if len(keys) > limit:
+        session.out.talk(f"there are more than {limit:,} streams: name one, or give --limit")
+    found = []
+    for key in keys[:limit]:
+        try:
+            found += groups(link, key.decode("utf-8", "backslashreplace"))
+        except (
+            NotFoundError,
+            UsageError,
+        ):  # gone meanwhile, or a name that Millstream's keys cannot be made of
+            continue
+    return found

@@ -1,0 +1,80 @@
+"""Safe text: what came from events, keys and names, with nothing in it that could steer a terminal.
+
+Control characters (C0, DEL, C1), bidirectional overrides, line separators and lone surrogates are shown as escapes,
+so that one event stays one line and a crafted name cannot recolour, overwrite or reorder what stands around it.
+"""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def safe(text: object) -> str:
+    """The text on one line, unsafe characters escaped: \\n, \\x1b, \\u202e."""
+    return _UNSAFE.sub(_shown, str(text))
+
+
+def safe_lines(text: str) -> list[str]:
+    """A text of several lines (a traceback), each of them safe; tabs become spaces."""
+    return [safe(line.expandtabs(4)) for line in text.split("\n")]
+
+
+def safe_bytes(raw: bytes) -> str:
+    """Bytes as text where they are UTF-8, their other bytes escaped as \\xNN."""
+    return safe(raw.decode("utf-8", "backslashreplace"))
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """The value as JSON that is safe to print as it is, and exact when parsed.
+
+    JSON already escapes C0; the other unsafe characters can only stand inside strings, where an escape is the same.
+    """
+    separators = (", ", ": ") if indent is None else (",", ": ")
+    dumped = json.dumps(
+        plain(value), ensure_ascii=False, allow_nan=False, indent=indent, separators=separators
+    )
+    if indent is not None:  # the line ends between values are ours
+        return "\n".join(_UNSAFE.sub(_escaped, line) for line in dumped.split("\n"))
+    return _UNSAFE.sub(_escaped, dumped)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: bytes as text or base64, times as ISO, keys as text, infinities as text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        raw = bytes(value)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return {"base64": b64encode(raw).decode()}
+    if isinstance(value, Mapping):
+        return {_key(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def _key(key: object) -> str:
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "backslashreplace")
+    return key if isinstance(key, str) else str(key)
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

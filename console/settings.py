@@ -1,0 +1,32 @@
+"""Settings: what the environment says to the command line. It is read here, and nowhere else in the console.
+
+Every option has a variable of its own, which click looks up by this prefix: `--type` of `produce` is
+MILLSTREAM_PRODUCE_TYPE, `--output` of all verbs is MILLSTREAM_OUTPUT. The server's address alone is read further
+down, where the connection is made (pipeline/server/locate.py: MILLSTREAM_URL, else REDIS_URL).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PREFIX = "MILLSTREAM"
+COMPLETE_VARIABLE = f"_{PREFIX}_COMPLETE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a person's environment asks of every verb."""
+
+    color: bool = True
+    """Colour may be used where the output is a terminal: not under NO_COLOR (https://no-color.org) or TERM=dumb."""
+    completing: bool = False
+    """A shell asks for completions: nothing else is to be done."""
+
+
+def settings_from(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process's environment, or of the one given."""
+    environ = os.environ if environ is None else environ
+    return Settings(
+        color=not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
+        completing=bool(environ.get(COMPLETE_VARIABLE)),
+    )
