@@ -143,6 +143,8 @@ class Dispatch:
         try:
             if held.ref.again:
                 held.again, fields = read_again(fields)
+                if held.again is None:
+                    raise DecodeError("an entry of the group's own stream lacks its envelope")
             if held.crashes >= MAX_CRASHES:
                 reason = (
                     f"killed its worker: {held.crashes} runs ended without an outcome, the last one alone"

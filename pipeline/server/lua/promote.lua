@@ -4,7 +4,8 @@
 -- ARGV  1 most deliveries
 -- Returns {moved, next due ms}: next due is '' where nothing waits.
 --
--- Any number of members may run it. A body is a msgpack array of the fields to add. Under OOM the first XADD is
+-- Any number of members may run it. A body is a msgpack array of the fields to add (raw strings: cmsgpack knows no bin
+-- type); one that cannot be read goes on as it is, to become a dead letter. Under OOM the first XADD is
 -- refused and nothing has changed: what waits, waits on.
 
 local now = redis.call('TIME')
@@ -13,7 +14,9 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%d', now
 for _, member in ipairs(due) do
   local body = redis.call('HGET', KEYS[3], member)
   if body then
-    local added = redis.pcall('XADD', KEYS[1], '*', unpack(cmsgpack.unpack(body)))
+    local read, fields = pcall(cmsgpack.unpack, body)
+    if not read or type(fields) ~= 'table' or #fields == 0 or #fields % 2 == 1 then fields = {'corrupt', body} end
+    local added = redis.pcall('XADD', KEYS[1], '*', unpack(fields))
     if type(added) == 'table' then return added end
     redis.call('HDEL', KEYS[3], member)
   end
