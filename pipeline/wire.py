@@ -1,0 +1,489 @@
+"""Wire: events as the fields of a stream entry, and back.
+
+An entry holds one event, or a pack of many; its field `h` says which, and how its field `b` is to be read. An entry
+that Millstream did not write is one event with its fields as data. Reading is total and bounded: it ends in events,
+in DecodeError (corrupt: a dead letter) or in UnknownFormatError (written by a newer version: left for a member that
+knows it). docs/wire.md has the exact bytes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.codec import Codec, array_of, check_values, decode_items, decode_msgpack, encode_msgpack, pack
+from pipeline.compression import compress as zstd_frame
+from pipeline.compression import decompress
+from pipeline.errors import DecodeError, EncodeError, EventTooLargeError, UsageError
+from pipeline.event import UNREAD, Event, entry_time_ms
+from pipeline.header import (
+    MAGIC,
+    MAX_TIME_MS,
+    PACK,
+    RECORDS,
+    SINGLE,
+    UNCOMPRESSED,
+    ZSTD,
+    Header,
+    check_headers,
+    check_text,
+    check_time,
+    read_header,
+    write_header,
+)
+from pipeline.limits import DEFAULT_LIMITS, Limits
+from pipeline.text_codecs import decode_fields, decode_foreign, decode_json, encode_fields, encode_json
+
+_WORTH_COMPRESSING_BYTES = 256
+_LONGEST_PRODUCER = "p" * 64
+_LARGEST_NUMBER = 2**63
+_new = Event.__new__
+
+
+def encode_body(event: Event, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The event's data as msgpack, to be given to encode_entry or encode_pack.
+
+    Whoever gathers events calls it when an event comes in: what cannot be sent is refused then and there and not with
+    its whole pack, its size is known, and what the caller does to the data afterwards changes nothing.
+
+    Raises:
+        EncodeError, EventTooLargeError: as encode_entry.
+    """
+    body = encode_msgpack(event.data, limits)
+    size = len(body)
+    if event.type or event.key or event.headers:
+        size += len(
+            write_header(
+                SINGLE, Codec.MSGPACK, ZSTD, 1, _LONGEST_PRODUCER, _LARGEST_NUMBER, event.type, event.key,
+                MAX_TIME_MS, event.headers, event.given_id, limits,
+            )
+        )  # fmt: skip
+    if size > limits.max_entry_bytes:
+        raise EventTooLargeError(_too_large("an event", size, limits))
+    return body
+
+
+def _too_large(what: str, size: int, limits: Limits) -> str:
+    return f"{what} of {size:,} bytes exceeds max_entry_bytes={limits.max_entry_bytes:,} (ProducerOptions)"
+
+
+def encode_entry(
+    event: Event,
+    *,
+    producer: str,
+    number: int,
+    codec: Codec = Codec.MSGPACK,
+    limits: Limits = DEFAULT_LIMITS,
+    body: bytes | None = None,
+) -> list[bytes]:
+    """The fields of an entry that holds this event: names and values in turn.
+
+    Args:
+        body: what encode_body gave for it, with codec=msgpack.
+
+    Raises:
+        EncodeError: the data, the type, key, id or a header cannot be sent. EventTooLargeError: beyond the limits.
+        DecodeError: the event came from a stream, and is corrupt.
+    """
+    header = write_header(
+        SINGLE, codec, UNCOMPRESSED, 1, producer, number, event.type, event.key,
+        event.known_time_ms, event.headers, event.given_id, limits,
+    )  # fmt: skip
+    if codec == Codec.FIELDS:
+        fields = [b"h", header, *encode_fields(event.data, limits)]
+    elif codec == Codec.JSON:
+        fields = [b"h", header, b"b", encode_json(event.data, limits)]
+    else:
+        fields = [b"h", header, b"b", encode_msgpack(event.data, limits) if body is None else body]
+    size = sum(map(len, fields))
+    if size > limits.max_entry_bytes:
+        raise EventTooLargeError(_too_large("an event", size, limits))
+    return fields
+
+
+def encode_pack(
+    events: Sequence[Event],
+    *,
+    producer: str,
+    first_number: int,
+    compress: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+    bodies: Sequence[bytes] | None = None,
+) -> list[bytes]:
+    """The fields of one entry that holds all these events, numbered from first_number.
+
+    Args:
+        bodies: what encode_body gave for each of them.
+
+    Raises:
+        UsageError: no events, or one with an id of its own (such events are sent singly).
+        EncodeError: an event cannot be sent. EventTooLargeError: one or all of them are beyond the limits.
+    """
+    if not events:
+        raise UsageError("a pack holds at least one event")
+    if len(events) > limits.max_pack_events:
+        raise EventTooLargeError(
+            f"a pack of {len(events):,} events exceeds max_pack_events={limits.max_pack_events:,} (pack=)"
+        )
+    if any(event.given_id for event in events):
+        raise UsageError("an event with an id of its own is not packed: send it singly")
+    if bodies is None:
+        bodies = _bodies(events, limits)
+    first = events[0]
+    type_, key, headers, time_ms = first.type, first.key, first.headers, first.known_time_ms
+    if all(
+        event.type == type_
+        and event.key == key
+        and event.known_time_ms == time_ms
+        and event.headers == headers
+        for event in events
+    ):
+        kind = PACK
+    else:
+        kind = RECORDS
+        times = [event.known_time_ms for event in events]
+        if (
+            None in times
+        ):  # those without a time have the entry's, which is not known yet: no time to count from
+            time_ms = None
+        bodies = [
+            _record(body, _since(time, time_ms), event, first)
+            for body, event, time in zip(bodies, events, times, strict=True)
+        ]
+    raw = array_of(bodies)
+    if len(raw) > limits.max_body_bytes:
+        raise EventTooLargeError(
+            f"a pack of {len(events):,} events and {len(raw):,} bytes exceeds max_body_bytes={limits.max_body_bytes:,}"
+        )
+    if len(raw) > limits.max_values:
+        try:
+            check_values(raw, limits.max_values)
+        except DecodeError as error:
+            raise EventTooLargeError(f"a pack of {len(events):,} events: {error}") from None
+    body, compression = raw, UNCOMPRESSED
+    if compress and len(raw) >= _WORTH_COMPRESSING_BYTES:
+        frame = zstd_frame(raw, limits)
+        if len(frame) < len(raw):
+            body, compression = frame, ZSTD
+    header = write_header(
+        kind,
+        Codec.MSGPACK,
+        compression,
+        len(events),
+        producer,
+        first_number,
+        type_,
+        key,
+        time_ms,
+        headers,
+        "",
+        limits,
+    )
+    size = len(header) + len(body) + 2
+    if size > limits.max_entry_bytes:
+        raise EventTooLargeError(_too_large(f"a pack of {len(events):,} events", size, limits))
+    return [b"h", header, b"b", body]
+
+
+def _bodies(events: Sequence[Event], limits: Limits) -> list[bytes]:
+    bodies: list[bytes] = []
+    for event in events:
+        try:
+            bodies.append(encode_body(event, limits))
+        except EncodeError as error:
+            raise EncodeError(f"event {len(bodies)} of the pack: {error}") from error
+    return bodies
+
+
+def _since(time_ms: int | None, start_ms: int | None) -> int | None:
+    return time_ms if time_ms is None or start_ms is None else time_ms - start_ms or None
+
+
+def _record(body: bytes, since_ms: int | None, event: Event, first: Event) -> bytes:
+    rest: list[Any] = [
+        since_ms,
+        None if event.type == first.type else event.type,
+        None if event.key == first.key else event.key,
+        None if event.headers == first.headers else event.headers,
+    ]
+    while rest and rest[-1] is None:
+        rest.pop()
+    return array_of([body, *map(pack, rest)])
+
+
+class Entry:
+    """A stream entry as read: one event, or the events of a pack.
+
+    Attributes:
+        entry_id: its id in the stream it was read from. count: how many events it holds.
+        is_pack: it may hold more than one. is_foreign: it was not written by Millstream.
+        size_bytes: all its field names and values.
+    """
+
+    __slots__ = ("_events", "_pack", "count", "entry_id", "is_foreign", "is_pack", "size_bytes")
+
+    entry_id: str
+    count: int
+    is_pack: bool
+    is_foreign: bool
+    size_bytes: int
+    _events: list[Event] | None
+    _pack: "_Pack | None"
+
+    @property
+    def events(self) -> list[Event]:
+        """Its events, their data decoded when asked for. Those of a pack are made on first use.
+
+        Raises:
+            DecodeError: the body of the pack is corrupt, or exceeds what a reader accepts.
+        """
+        if self._events is None:
+            assert self._pack is not None
+            self._events = self._pack.events()
+        return self._events
+
+    def __repr__(self) -> str:
+        return f"Entry({self.entry_id}, {self.count} events, {self.size_bytes:,} bytes)"
+
+
+def decode_entry(
+    entry_id: bytes, fields: list[bytes], limits: Limits = DEFAULT_LIMITS, *, origin: str | None = None
+) -> Entry:
+    """The entry with this id and these fields.
+
+    Args:
+        origin: the id of the entry the event was first appended in, if this one holds it again (envelope.Again);
+            what has no time or id of its own takes it from there.
+
+    Raises:
+        DecodeError: corrupt, or beyond the limits. UnknownFormatError: of a format this version does not know.
+    """
+    size = sum(map(len, fields))
+    first_id = entry_id if origin is None else origin.encode()
+    entry = _new_entry(Entry)
+    entry.entry_id = entry_id.decode()
+    entry.size_bytes = size
+    entry._pack = None
+    event = _new(Event)
+    event._data = UNREAD
+    event._index = 0
+    event._time_ms = first_id
+    # The layout of nearly every entry is looked for first; other writers may have the fields in any order.
+    at = 0
+    body: bytes | None
+    if len(fields) == 4 and fields[2] == b"b" and fields[0] == b"h" and fields[1][:1] == MAGIC:
+        body = fields[3]
+    else:
+        at, body = _find(fields)
+        if at < 0:
+            if size > limits.max_entry_bytes:
+                raise DecodeError(
+                    f"an entry of {size:,} bytes exceeds max_entry_bytes={limits.max_entry_bytes:,}"
+                )
+            entry.count = 1
+            entry.is_pack = False
+            entry.is_foreign = True
+            event.type = event.key = event.producer = ""
+            event.number = 0
+            event._id = first_id.decode()
+            event._headers = ()
+            event._origin = _Single(fields, 0, b"", _FOREIGN, UNCOMPRESSED, first_id, limits)
+            entry._events = [event]
+            return entry
+    header = read_header(fields[at + 1], limits)
+    kind, codec, compression, count, producer, number, type_, key, time_ms, headers, event_id = header
+    if codec != Codec.FIELDS and body is None:
+        raise DecodeError("the entry has no field b, or more than one")
+    if size > limits.max_entry_bytes and size - len(fields[at + 1]) - 2 > limits.max_entry_bytes:
+        raise DecodeError(f"an entry of {size:,} bytes exceeds max_entry_bytes={limits.max_entry_bytes:,}")
+    entry.count = count
+    entry.is_foreign = False
+    if kind != SINGLE:
+        entry.is_pack = True
+        entry._events = None
+        entry._pack = _Pack(header, body or b"", first_id, limits)
+        return entry
+    entry.is_pack = False
+    event.producer = producer
+    event.number = number
+    event.type = type_
+    event.key = key
+    event._id = event_id
+    event._headers = headers
+    if time_ms is not None:
+        event._time_ms = time_ms
+    event._origin = _Single(fields, at, body or b"", codec, compression, first_id, limits)
+    entry._events = [event]
+    return entry
+
+
+def encode_again(event: Event) -> list[bytes]:
+    """The fields of an entry that holds this event alone, as it was read: id, producer, number, type, key, headers.
+
+    Its time is written out, since the new entry's id is another. Data is carried as it was read, whatever was done
+    to event.data since, and also where it cannot be decoded. A foreign entry's fields are kept as they are: reading
+    them again needs the first entry's id (`origin` of decode_entry).
+
+    Raises:
+        UsageError: the event did not come from a stream. DecodeError: its pack is corrupt.
+    """
+    if event._origin is None:
+        raise UsageError("only an event that came from a stream is written again: encode_entry writes others")
+    return event._origin.again(event._index)
+
+
+_FOREIGN = 0
+_new_entry = Entry.__new__
+
+
+def _find(fields: list[bytes]) -> tuple[int, bytes | None]:
+    """(index of the header's name, or -1; the body, or None where it is missing or there are two)."""
+    if len(fields) % 2:
+        raise DecodeError("an entry has as many values as names")
+    for at in range(0, len(fields), 2):
+        if fields[at] == b"h" and fields[at + 1][:1] == MAGIC:
+            bodies = [fields[i + 1] for i in range(0, len(fields), 2) if fields[i] == b"b"]
+            return at, bodies[0] if len(bodies) == 1 else None
+    return -1, None
+
+
+class _Single:
+    """Origin of an event that has its entry to itself."""
+
+    __slots__ = ("at", "body", "codec", "compression", "entry_id", "fields", "limits")
+
+    def __init__(
+        self,
+        fields: list[bytes],
+        at: int,
+        body: bytes,
+        codec: int,
+        compression: int,
+        entry_id: bytes,
+        limits: Limits,
+    ) -> None:
+        self.fields = fields
+        self.at = at
+        self.body = body
+        self.codec = codec
+        self.compression = compression
+        self.entry_id = entry_id
+        self.limits = limits
+
+    def data(self, index: int) -> Any:
+        """The event's data, decoded anew."""
+        codec = self.codec
+        if codec == _FOREIGN:
+            return decode_foreign(self.fields)
+        if codec == Codec.FIELDS:
+            return decode_fields(self._rest())
+        body = decompress(self.body, self.limits) if self.compression == ZSTD else self.body
+        return decode_msgpack(body, self.limits) if codec == Codec.MSGPACK else decode_json(body, self.limits)
+
+    def again(self, index: int) -> list[bytes]:
+        """The entry's fields, the time made explicit."""
+        if self.codec == _FOREIGN:
+            return list(self.fields)
+        kind, codec, compression, count, producer, number, type_, key, time_ms, headers, event_id = (
+            read_header(self.fields[self.at + 1], self.limits)
+        )
+        if time_ms is None:
+            time_ms = entry_time_ms(self.entry_id)
+        header = write_header(
+            kind,
+            codec,
+            compression,
+            count,
+            producer,
+            number,
+            type_,
+            key,
+            time_ms,
+            dict(headers),
+            event_id,
+            _UNBOUNDED,
+        )
+        return [b"h", header, *self._rest()]
+
+    def _rest(self) -> list[bytes]:
+        return self.fields[: self.at] + self.fields[self.at + 2 :]
+
+
+class _Pack:
+    """Origin of the events of one pack."""
+
+    __slots__ = ("_kept", "body", "entry_id", "header", "limits")
+
+    def __init__(self, header: Header, body: bytes, entry_id: bytes, limits: Limits) -> None:
+        self.header = header
+        self.body = body
+        self.entry_id = entry_id
+        self.limits = limits
+        self._kept: list[Event] | None = None
+
+    def events(self) -> list[Event]:
+        """The pack's events, made anew."""
+        kind, _, compression, count, producer, number, type_, key, time_ms, headers, _ = self.header
+        raw = decompress(self.body, self.limits) if compression == ZSTD else self.body
+        items = decode_items(raw, self.limits, records=kind == RECORDS)
+        if len(items) != count:
+            raise DecodeError(f"the pack holds {len(items):,} events; its header says {count:,}")
+        at = self.entry_id if time_ms is None else time_ms
+        events: list[Event] = []
+        for index, item in enumerate(items):
+            event = _new(Event)
+            event._data = item
+            event.type = type_
+            event.key = key
+            event._id = ""
+            event._time_ms = at
+            event._headers = headers
+            event.producer = producer
+            event.number = number + index
+            event._origin = self
+            event._index = index
+            events.append(event)
+        if kind == RECORDS:
+            start_ms = time_ms or 0
+            for event in events:
+                _apply(event, event._data, start_ms)
+        return events
+
+    def data(self, index: int) -> Any:
+        """The data of the event with this index, decoded anew."""
+        return self.events()[index].data
+
+    def again(self, index: int) -> list[bytes]:
+        """The fields of an entry for the event with this index alone."""
+        # The events handed out may have been changed since: these are ours, and made once for all that ask.
+        if self._kept is None:
+            self._kept = self.events()
+        event = self._kept[index]
+        body, compression = encode_msgpack(event.data, self.limits), UNCOMPRESSED
+        if len(body) > self.limits.max_entry_bytes:  # only its neighbours' compression let it pass
+            body, compression = zstd_frame(body, self.limits), ZSTD
+        header = write_header(
+            SINGLE, Codec.MSGPACK, compression, 1, event.producer, event.number, event.type, event.key,
+            event.time_ms, event.headers, "", _UNBOUNDED,
+        )  # fmt: skip
+        return [b"h", header, b"b", body]
+
+
+def _apply(event: Event, record: list[Any], start_ms: int) -> None:
+    """Set on the event of a pack what its record says otherwise than the header."""
+    event._data = record[0]
+    given = len(record)
+    if given > 5:
+        raise DecodeError("a record of a pack has more than 5 elements")
+    if given > 1 and record[1] is not None:
+        if type(record[1]) is not int:
+            raise DecodeError("a record's time is not an integer")
+        event._time_ms = check_time(record[1] + start_ms)
+    if given > 2 and record[2] is not None:
+        event.type = check_text(record[2])
+    if given > 3 and record[3] is not None:
+        event.key = check_text(record[3])
+    if given > 4 and record[4] is not None:
+        event._headers = check_headers(record[4])
+
+
+# What was read within the reader's limits may be written again, a few bytes longer for its time.
+_UNBOUNDED = Limits(max_header_bytes=1 << 30)
