@@ -245,7 +245,7 @@ class Entry:
 
 
 def decode_entry(
-    entry_id: bytes, fields: list[bytes], limits: Limits = DEFAULT_LIMITS, *, origin: str | None = None
+    entry_id: bytes, fields: list[bytes], limits: Limits = DEFAULT_LIMITS, *, origin: bytes | None = None
 ) -> Entry:
     """The entry with this id and these fields.
 
@@ -257,7 +257,7 @@ def decode_entry(
         DecodeError: corrupt, or beyond the limits. UnknownFormatError: of a format this version does not know.
     """
     size = sum(map(len, fields))
-    first_id = entry_id if origin is None else origin.encode()
+    first_id = entry_id if origin is None else origin
     entry = _new_entry(Entry)
     entry.entry_id = entry_id.decode()
     entry.size_bytes = size
