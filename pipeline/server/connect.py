@@ -127,9 +127,13 @@ class Link:
         self._usable()
         if self._reader.has_data() or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
             return True
-        waiting: list[Any] = [self._sock] if wake is None else [self._sock, wake]
-        readable = select.select(waiting, [], [], timeout_ms / 1_000)[0]
-        return self._sock in readable
+        # poll, not select: a process may have more than 1,024 files open.
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if wake is not None:
+            poll.register(wake, select.POLLIN)
+        readable = [descriptor for descriptor, _ in poll.poll(timeout_ms)]
+        return self._sock.fileno() in readable
 
     def close(self) -> None:
         """Close the connection; commands under way may or may not be carried out."""
