@@ -5,6 +5,7 @@ its hold on the duty expires and the next heartbeat of another member takes it.
 """
 
 from consumers.state import MemberState, now_ms
+from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link
 from pipeline.server.groups import Duty, heartbeat, join
 
@@ -19,6 +20,7 @@ class Membership:
         self._state = state
         self._start = start
         self._joined = False
+        self._log = get_logger("consumer")
         self.duty: Duty | None = None
         """The answer to the last heartbeat."""
 
@@ -27,18 +29,14 @@ class Membership:
         state = self._state
         joined = join(link, state.keys, state.group, start=self._start, lost=self._joined)
         if joined.state == "created":
-            state.say.warning(
-                "created",
-                "consumer group created",
-                stream=state.keys.stream,
-                group=state.group,
-                position=joined.position,
-                entries_in_stream=joined.entries,
-            )
-        elif joined.state == "recreated":
-            state.say.warning(
-                "recreated",
-                "consumer group was lost and is recreated where it was",
+            say = self._log.info
+            what = "consumer group created"
+        else:
+            say = self._log.warning
+            what = "consumer group was lost and is recreated where it was"
+        if joined.state != "exists":
+            say(
+                what,
                 stream=state.keys.stream,
                 group=state.group,
                 position=joined.position,

@@ -53,6 +53,7 @@ class Reader:
         """One round: settle, read, hand on; how many entries were read."""
         state = self._state
         self._dispatch.collect()
+        self._settler.teach(link)
         settlements = self._settler.prepare()
         room = self._room()
         if not room and not settlements and not self._fresh:

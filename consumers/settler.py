@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
-from pipeline.errors import MillstreamError, NotConnectedError, ServerRefusedError
+from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.keys import GroupRef, escape
 from pipeline.server.connect import Link
 from pipeline.server.error_map import server_error
@@ -44,13 +44,20 @@ class Settler:
 
     def __init__(self, state: MemberState) -> None:
         self._state = state
+        self._untaught: set[Script] = set()
 
     def run_once(self, link: Link) -> int:
         """Settle all that is finished, over this link; how many entries were asked for."""
+        self.teach(link)
         settlements = self.prepare()
         if settlements:
             self.settle(link, settlements)
         return sum(len(s.held) for s in settlements)
+
+    def teach(self, link: Link) -> None:
+        """Load scripts that the server did not know. Only while no reply is outstanding on the link."""
+        while self._untaught:
+            link.load(self._untaught.pop())
 
     def settle(self, link: Link, settlements: Sequence[Settlement]) -> None:
         """Send prepared settlements and take in their answers."""
@@ -130,13 +137,12 @@ class Settler:
                 raise
             if isinstance(reply, MillstreamError):
                 self.put_back([settlement])
-                failure = failure or reply
+                if getattr(reply, "code", "") == "NOSCRIPT":
+                    self._untaught.add(settlement.script)  # loaded once no reply is outstanding
+                else:
+                    failure = failure or reply
             else:
                 failure = self._take_in(settlement, reply) or failure
-        if isinstance(failure, ServerRefusedError) and failure.code == "NOSCRIPT":
-            for needed in {s.script.name: s.script for s in settlements}.values():
-                link.load(needed)
-            return
         if failure is not None:
             raise failure
 

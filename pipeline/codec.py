@@ -93,6 +93,27 @@ def unpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
         raise DecodeError(f"not valid msgpack: {_short(error)}") from None
 
 
+def pack_fields(fields: Sequence[bytes]) -> bytes:
+    """Byte strings as a msgpack array of raw strings: the server's cmsgpack, which unpacks it, knows no bin type."""
+    packed: bytes = msgpack.packb(list(fields), use_bin_type=False)
+    return packed
+
+
+def unpack_fields(raw: bytes) -> list[bytes]:
+    """The byte strings of pack_fields.
+
+    Raises:
+        DecodeError: not an array of byte strings.
+    """
+    try:
+        fields = msgpack.unpackb(raw, raw=True)
+    except Exception as error:  # noqa: BLE001 - as in unpack
+        raise DecodeError(f"not valid msgpack: {_short(error)}") from None
+    if type(fields) is not list or not all(type(field) is bytes for field in fields):
+        raise DecodeError("not an array of byte strings")
+    return fields
+
+
 def unpack_record(raw: bytes) -> Any:
     """One msgpack value of our own making (a header, an envelope), whose maps repeat no key.
 
@@ -141,8 +162,13 @@ def decode_msgpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
     if type(data) in SCALARS:
         return data
     # A flat map of up to 15 keys that has as many as its first byte says repeats none: most events end here.
-    if type(data) is dict and len(data) < 16 and raw[0] == 0x80 | len(data) and _all_flat((data,)):
-        return data
+    if type(data) is dict and len(data) < 16 and raw[0] == 0x80 | len(data):
+        try:
+            "".join(data)
+        except TypeError:
+            raise DecodeError("a key of a map is not text") from None
+        if SCALARS.issuperset(map(type, data.values())):
+            return data
     _check_written_once(raw, data, limits.max_depth, flat=False)
     return data
 

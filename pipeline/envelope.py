@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.codec import pack, unpack_record
+from pipeline.codec import pack, pack_fields, unpack_fields, unpack_record
 from pipeline.errors import DecodeError, UnknownFormatError
 
 VERSION: Final = 1
@@ -117,7 +117,7 @@ def read_again(fields: Sequence[bytes]) -> tuple[Again | None, list[bytes]]:
 
 
 def dead_fields(letter: DeadLetter, fields: Sequence[bytes]) -> list[bytes]:
-    """The fields of a dead letter. Texts that are too long are cut: a dead letter is never refused for its traceback."""
+    """The fields of a dead letter. Texts that are too long are cut: none is refused for its traceback."""
     envelope: dict[str, Any] = {"version": VERSION}
     for name in _LETTER_FIELDS:
         value = getattr(letter, name)
@@ -154,7 +154,7 @@ def read_dead(fields: Sequence[bytes]) -> tuple[DeadLetter | None, list[bytes]]:
 
 def retry_body(fields: Sequence[bytes]) -> bytes:
     """Fields as the msgpack array of byte strings that promote.lua adds to the `again` stream."""
-    return pack(list(fields))
+    return pack_fields(fields)
 
 
 def read_retry_body(body: bytes) -> list[bytes]:
@@ -163,8 +163,8 @@ def read_retry_body(body: bytes) -> list[bytes]:
     Raises:
         DecodeError: not an array of byte strings.
     """
-    fields = unpack_record(body)
-    if type(fields) is not list or len(fields) % 2 or not all(type(field) is bytes for field in fields):
+    fields = unpack_fields(body)
+    if len(fields) % 2:
         raise DecodeError("the body of a retry is not an array of names and values")
     return fields
 

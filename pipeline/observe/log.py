@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import MutableMapping
 from typing import Any, Protocol
 
 import structlog
@@ -30,13 +31,19 @@ def get_logger(name: str) -> Logger:
     logger: Logger = structlog.wrap_logger(
         logging.getLogger(f"millstream.{name}"),
         wrapper_class=structlog.stdlib.BoundLogger,
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["event"], sort_keys=False),
-        ],
+        processors=[structlog.stdlib.filter_by_level, structlog.processors.format_exc_info, _one_line],
     )
     return logger
+
+
+def _one_line(logger: object, method: str, fields: MutableMapping[str, Any]) -> str:
+    """`what happened  name=value …`, control characters escaped: a log line stays one line."""
+    event, trace = str(fields.pop("event", "")), fields.pop("exception", None)
+    shown = [
+        f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}" for name, value in fields.items()
+    ]
+    line = "  ".join([event, " ".join(shown)]) if shown else event
+    return f"{line}\n{trace}" if trace else line
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
