@@ -121,6 +121,10 @@ class Output:
         """One JSON object on one line, at once."""
         write(sys.stdout, json_text(value), flush=True)
 
+    def values(self, values: Sequence[object]) -> None:
+        """A list of JSON values."""
+        write(sys.stdout, json_text(values, indent=2))
+
     def line(self, text: str) -> None:
         """One line of a result for people. The caller has escaped what is not its own."""
         write(sys.stdout, text)
@@ -145,6 +149,11 @@ class Output:
         """Something to look at, also with -q."""
         label = _style("warning:", "yellow") if self.colored(sys.stderr) else "warning:"
         write(sys.stderr, f"{label} {safe(text)}", flush=True)
+
+    @property
+    def stdout_colored(self) -> bool:
+        """Whether results may be coloured."""
+        return self.colored(sys.stdout)
 
     def colored(self, stream: TextIO) -> bool:
         """Whether colour may be used on this stream."""

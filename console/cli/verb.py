@@ -37,7 +37,8 @@ def common_options() -> list[click.Parameter]:
         option("--url", set_to=set_url, metavar="URL", allow_from_autoenv=False,
                help="The server: redis://, rediss://, unix://, redis+sentinel:// or embedded://FOLDER. "
                     "Else MILLSTREAM_URL, else REDIS_URL."),
-        option("-o", "--output", set_to=use("format"), type=click.Choice(FORMATS), metavar="FORMAT", help="How results are printed: table, json or ndjson."),
+        option("-o", "--output", set_to=use("format"), type=click.Choice(FORMATS), metavar="FORMAT",
+               help="How results are printed: table, json or ndjson."),
         option("--json", set_to=lambda session, _: setattr(session.out, "format", "json"), is_flag=True,
                help="The same as -o json."),
         option("-q", "--quiet", set_to=use("quiet"), is_flag=True, help="Results and errors only."),
@@ -94,7 +95,7 @@ class Noun(_Helpful, click.Group):
     def __init__(
         self, *args: Any, examples: Sequence[Example] = (), default: str = "ls", **kwargs: Any
     ) -> None:
-        super().__init__(*args, subcommand_metavar="[VERB] ...", **kwargs)
+        super().__init__(*args, **{"subcommand_metavar": "[VERB] ..."} | kwargs)
         self.examples = examples
         self.default = default
         self.common = common_options()

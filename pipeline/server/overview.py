@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import MillstreamError, NoSuchGroupError, NoSuchStreamError, ServerRefusedError
-from pipeline.keys import StreamKeys, escape, stream_of
+from pipeline.keys import GroupRef, StreamKeys, escape, stream_of
 from pipeline.position import parse_entry_id
 from pipeline.server.connect import Link
-from pipeline.server.replies import Reply, pairs, parse_entries, text
+from pipeline.server.groups import pending_of
+from pipeline.server.replies import RawEntry, Reply, pairs, parse_entries, text
 from pipeline.server.scripts import Arg, script
 
 SCAN_COUNT = 1_000
@@ -85,6 +86,19 @@ class ConsumerFacts:
     """Since it last asked for entries, or renewed what it holds."""
     heartbeat_ms: int | None
     """Since its last heartbeat as a member; None if it has left or never was one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingFacts:
+    """One entry that was read and not settled."""
+
+    entry_id: str
+    again: bool
+    """It stands in the group's own `again` stream."""
+    consumer: str
+    idle_ms: int
+    """Since it was read, renewed or taken over."""
+    deliveries: int
 
 
 def server_ms(link: Link) -> int:
@@ -185,6 +199,56 @@ def consumers(link: Link, name: str, group: str) -> list[ConsumerFacts]:
         )
         for who in sorted(pending)
     ]
+
+
+def pending(
+    link: Link,
+    ref: GroupRef,
+    *,
+    start: str = "-",
+    count: int,
+    consumer: str | None = None,
+    min_idle_ms: int = 0,
+) -> list[PendingFacts]:
+    """Pending entries of a group on one of its streams, in entry-id order from start on.
+
+    Raises:
+        NoSuchStreamError, NoSuchGroupError: there is none. An `again` stream that is not there has none pending.
+    """
+    try:
+        rows = pending_of(link, ref, consumer=consumer, start=start, count=count, min_idle_ms=min_idle_ms)
+    except NoSuchGroupError:
+        if not ref.again:
+            stream_facts(link, ref.keys.stream)
+            raise NoSuchGroupError(f"stream {ref.keys.stream!r} has no group {ref.group!r}") from None
+        return []
+    except MillstreamError as error:
+        raise named(error, ref.keys.stream, ref.group) from None
+    return [
+        PendingFacts(
+            entry_id=text(entry_id), again=ref.again, consumer=who, idle_ms=idle_ms, deliveries=deliveries
+        )
+        for entry_id, who, idle_ms, deliveries in rows
+    ]
+
+
+def dead_letters(
+    link: Link, name: str, group: str, *, start: str = "-", end: str = "+", count: int, newest: bool = False
+) -> list[RawEntry]:
+    """Dead letters of a group as they are kept, oldest first: those from start on, or the newest up to end.
+
+    Raises:
+        NoSuchStreamError, NoSuchGroupError: there is none, nor any dead letter kept for it.
+    """
+    key = StreamKeys(name).dead(group)
+    command = ("XREVRANGE", key, end, start) if newest else ("XRANGE", key, start, end)
+    found, length = link.calls([(*command, "COUNT", count), ("XLEN", key)])
+    if isinstance(found, MillstreamError):
+        raise named(found, name)
+    if not length:
+        groups(link, name, only=group)
+    entries = parse_entries(found)
+    return entries[::-1] if newest else entries
 
 
 def count_entries(link: Link, name: str, start: str = "-", end: str = "+") -> Iterator[int]:
