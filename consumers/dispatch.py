@@ -50,13 +50,12 @@ class Dispatch:
     def collect(self) -> None:
         """Take in the outcomes of handlers; entries without unfinished events go to the settler."""
         finished = self._state.finished
-        if not finished:
-            return
-        with self._collecting, self._state.lock:
-            while finished:
-                delivery, outcome = finished.popleft()
-                if not delivery.abandoned and not delivery.held.taken_over:
-                    self._finish(delivery, outcome)
+        if finished:
+            with self._collecting, self._state.lock:
+                while finished:
+                    delivery, outcome = finished.popleft()
+                    if not delivery.abandoned and not delivery.held.taken_over:
+                        self._finish(delivery, outcome)
         self.start_suspects()
 
     def fail_overdue(self) -> None:
@@ -176,7 +175,7 @@ class Dispatch:
             state.window.counted(held, len(events))
             limit = company(held.crashes)
             if limit is not None:
-                held.limit = limit
+                state.window.suspect(held, limit)
                 self._suspects.append((held, events))
                 return None
         return events

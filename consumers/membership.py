@@ -49,10 +49,11 @@ class Membership:
         """One heartbeat; swept: the sweep mark whose full pass is complete; no_room: let another member sweep."""
         state = self._state
         wants = now_ms() >= state.released_until_ms and not state.stopping and not no_room
+        sent_ms = now_ms()
         duty = self._beat(link, 1 if wants else 0, swept)
         state.token = duty.token
         state.claim_after_ms = duty.claim_after_ms
-        if state.clock.observe(duty.now_ms, now_ms(), claim_after_ms=duty.claim_after_ms):
+        if state.clock.observe(duty.now_ms, sent_ms, now_ms(), claim_after_ms=duty.claim_after_ms):
             state.say.warning("clock", "the server's clock jumped; nothing is claimed for one claim_after")
         self.duty = duty
         return duty

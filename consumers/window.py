@@ -72,6 +72,7 @@ class Window:
 
     def __init__(self, *, least_events: int, fixed_events: int | None, max_bytes: int) -> None:
         self._held: dict[tuple[str, bytes], Held] = {}
+        self._suspects: set[Held] = set()
         self._least = least_events
         self._fixed = fixed_events
         self._max_bytes = max_bytes
@@ -114,6 +115,7 @@ class Window:
             return False
         self.events -= held.events
         self.bytes -= held.size
+        self._suspects.discard(held)
         return True
 
     def finished(self, events: int, now_ms: int) -> None:
@@ -143,9 +145,14 @@ class Window:
             return 0
         return max(1, min(int(free_events / self._entry_events), int(free_bytes / self._entry_bytes), 1_000))
 
+    def suspect(self, held: Held, limit: int) -> None:
+        """While this entry is held, at most `limit` entries may be."""
+        held.limit = limit
+        self._suspects.add(held)
+
     def limit(self) -> int | None:
         """Most entries that may be held while suspects are among them; None without suspects."""
-        return min((held.limit for held in self._held.values() if held.limit is not None), default=None)
+        return min((held.limit for held in self._suspects if held.limit is not None), default=None)
 
     def due_for_renewal(self, now_ms: int, claim_after_ms: int) -> list[Held]:
         """Entries not renewed for a third of claim_after."""

@@ -18,13 +18,22 @@ class ServerClock:
         self._offset_ms: int | None = None
         self._suspended_until_ms = 0
 
-    def observe(self, server_ms: int, mono_ms: int, *, claim_after_ms: int) -> bool:
-        """Note an answer with the server's time; True if its clock jumped by more than a quarter of claim_after."""
-        offset = server_ms - mono_ms
-        known, self._offset_ms = self._offset_ms, offset
-        jumped = known is not None and abs(offset - known) > max(claim_after_ms // 4, MARGIN_MS)
+    def observe(self, server_ms: int, sent_ms: int, received_ms: int, *, claim_after_ms: int) -> bool:
+        """Note an answer with the server's time; True if its clock jumped by more than a quarter of claim_after.
+
+        The server read its clock somewhen between sent_ms and received_ms (ours, monotonic): a slow answer says
+        little, and is never taken for a jump.
+        """
+        least, most = server_ms - received_ms, server_ms - sent_ms
+        known = self._offset_ms
+        margin_ms = max(claim_after_ms // 4, MARGIN_MS)
+        jumped = known is not None and not least - margin_ms <= known <= most + margin_ms
+        if known is None or jumped:
+            self._offset_ms = least
+        else:
+            self._offset_ms = min(max(known, least), most)
         if jumped:
-            self.suspend(mono_ms, claim_after_ms)
+            self.suspend(received_ms, claim_after_ms)
         return jumped
 
     def suspend(self, mono_ms: int, claim_after_ms: int) -> None:
