@@ -42,6 +42,22 @@ def entry_time_ms(entry_id: bytes) -> int:
     return min(int(ms), MAX_TIME_MS)  # who appends with ids of their own may choose any
 
 
+def _check_texts(**given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{name}={value!r}: an event's {name} is text")
+
+
+def _own_headers(headers: Mapping[str, str], source: str) -> dict[str, str]:
+    own = dict(headers)
+    if source:
+        own["source"] = source
+    for name, value in own.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise UsageError(f"headers[{name!r}]={value!r}: names and values of headers are text")
+    return own
+
+
 class Origin(Protocol):
     """Where a decoded event came from: what reads its data, and writes it again."""
 
@@ -111,9 +127,8 @@ class Event:
         headers: Mapping[str, str] | None = None,
         source: str = "",
     ) -> None:
-        for name, value in (("type", type), ("key", key), ("id", id), ("source", source)):
-            if value.__class__ is not str and not isinstance(value, str):
-                raise UsageError(f"{name}={value!r}: an event's {name} is text")
+        if not (type.__class__ is key.__class__ is id.__class__ is source.__class__ is str):
+            _check_texts(type=type, key=key, id=id, source=source)
         if time is not None:
             if time_ms is not None:
                 raise UsageError("an event has either time or time_ms, not both")
@@ -122,12 +137,9 @@ class Event:
             raise UsageError(f"time_ms={time_ms!r}: an int, ms since 1970")
         elif time_ms is not None and not MIN_TIME_MS <= time_ms <= MAX_TIME_MS:
             raise UsageError(f"time_ms={time_ms:,} lies outside the years 1 to 9999")
-        own = dict(headers) if headers else {}
-        if source:
-            own["source"] = source
-        for name, value in own.items():
-            if not isinstance(name, str) or not isinstance(value, str):
-                raise UsageError(f"headers[{name!r}]={value!r}: names and values of headers are text")
+        own: dict[str, str] = {}
+        if headers or source:
+            own = _own_headers(headers or {}, source)
         self._data = data
         self.type = type
         self.key = key
@@ -242,7 +254,7 @@ class Event:
             type=self.type,
             key=self.key,
             time=None if self._time_ms is None else self.time,
-            headers={"source": source, **self.headers},
+            headers={**self.headers, "source": self.source or source},
             data=self.data,
         )
 

@@ -9,11 +9,10 @@ knows it). docs/wire.md has the exact bytes.
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.codec import Codec, array_of, check_values, decode_items, decode_msgpack, encode_msgpack, pack
+from pipeline.codec import Codec, array_of, check_values, encode_msgpack, pack
 from pipeline.compression import compress as zstd_frame
-from pipeline.compression import decompress
 from pipeline.errors import DecodeError, EncodeError, EventTooLargeError, UsageError
-from pipeline.event import UNREAD, Event, entry_time_ms
+from pipeline.event import UNREAD, Event
 from pipeline.header import (
     MAGIC,
     MAX_TIME_MS,
@@ -22,15 +21,12 @@ from pipeline.header import (
     SINGLE,
     UNCOMPRESSED,
     ZSTD,
-    Header,
-    check_headers,
-    check_text,
-    check_time,
     read_header,
     write_header,
 )
 from pipeline.limits import DEFAULT_LIMITS, Limits
-from pipeline.text_codecs import decode_fields, decode_foreign, decode_json, encode_fields, encode_json
+from pipeline.origin import FOREIGN, PackOrigin, SingleOrigin
+from pipeline.text_codecs import encode_fields, encode_json
 
 _WORTH_COMPRESSING_BYTES = 256
 _LONGEST_PRODUCER = "p" * 64
@@ -49,7 +45,7 @@ def encode_body(event: Event, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """
     body = encode_msgpack(event.data, limits)
     size = len(body)
-    if event.type or event.key or event.headers:
+    if event.type or event.key or event._headers or event._id:
         size += len(
             write_header(
                 SINGLE, Codec.MSGPACK, ZSTD, 1, _LONGEST_PRODUCER, _LARGEST_NUMBER, event.type, event.key,
@@ -83,9 +79,10 @@ def encode_entry(
         EncodeError: the data, the type, key, id or a header cannot be sent. EventTooLargeError: beyond the limits.
         DecodeError: the event came from a stream, and is corrupt.
     """
+    time_ms = None if event._time_ms is None else event.time_ms
     header = write_header(
         SINGLE, codec, UNCOMPRESSED, 1, producer, number, event.type, event.key,
-        event.known_time_ms, event.headers, event.given_id, limits,
+        time_ms, event.headers if event._headers else None, event._id and event.given_id, limits,
     )  # fmt: skip
     if codec == Codec.FIELDS:
         fields = [b"h", header, *encode_fields(event.data, limits)]
@@ -226,7 +223,7 @@ class Entry:
     is_foreign: bool
     size_bytes: int
     _events: list[Event] | None
-    _pack: "_Pack | None"
+    _pack: PackOrigin | None
 
     @property
     def events(self) -> list[Event]:
@@ -285,7 +282,7 @@ def decode_entry(
             event.number = 0
             event._id = first_id.decode()
             event._headers = ()
-            event._origin = _Single(fields, 0, b"", _FOREIGN, UNCOMPRESSED, first_id, limits)
+            event._origin = SingleOrigin(fields, 0, b"", FOREIGN, UNCOMPRESSED, first_id, limits)
             entry._events = [event]
             return entry
     header = read_header(fields[at + 1], limits)
@@ -299,7 +296,7 @@ def decode_entry(
     if kind != SINGLE:
         entry.is_pack = True
         entry._events = None
-        entry._pack = _Pack(header, body or b"", first_id, limits)
+        entry._pack = PackOrigin(header, body or b"", first_id, limits)
         return entry
     entry.is_pack = False
     event.producer = producer
@@ -310,7 +307,7 @@ def decode_entry(
     event._headers = headers
     if time_ms is not None:
         event._time_ms = time_ms
-    event._origin = _Single(fields, at, body or b"", codec, compression, first_id, limits)
+    event._origin = SingleOrigin(fields, at, body or b"", codec, compression, first_id, limits)
     entry._events = [event]
     return entry
 
@@ -330,7 +327,6 @@ def encode_again(event: Event) -> list[bytes]:
     return event._origin.again(event._index)
 
 
-_FOREIGN = 0
 _new_entry = Entry.__new__
 
 
@@ -343,147 +339,3 @@ def _find(fields: list[bytes]) -> tuple[int, bytes | None]:
             bodies = [fields[i + 1] for i in range(0, len(fields), 2) if fields[i] == b"b"]
             return at, bodies[0] if len(bodies) == 1 else None
     return -1, None
-
-
-class _Single:
-    """Origin of an event that has its entry to itself."""
-
-    __slots__ = ("at", "body", "codec", "compression", "entry_id", "fields", "limits")
-
-    def __init__(
-        self,
-        fields: list[bytes],
-        at: int,
-        body: bytes,
-        codec: int,
-        compression: int,
-        entry_id: bytes,
-        limits: Limits,
-    ) -> None:
-        self.fields = fields
-        self.at = at
-        self.body = body
-        self.codec = codec
-        self.compression = compression
-        self.entry_id = entry_id
-        self.limits = limits
-
-    def data(self, index: int) -> Any:
-        """The event's data, decoded anew."""
-        codec = self.codec
-        if codec == _FOREIGN:
-            return decode_foreign(self.fields)
-        if codec == Codec.FIELDS:
-            return decode_fields(self._rest())
-        body = decompress(self.body, self.limits) if self.compression == ZSTD else self.body
-        return decode_msgpack(body, self.limits) if codec == Codec.MSGPACK else decode_json(body, self.limits)
-
-    def again(self, index: int) -> list[bytes]:
-        """The entry's fields, the time made explicit."""
-        if self.codec == _FOREIGN:
-            return list(self.fields)
-        kind, codec, compression, count, producer, number, type_, key, time_ms, headers, event_id = (
-            read_header(self.fields[self.at + 1], self.limits)
-        )
-        if time_ms is None:
-            time_ms = entry_time_ms(self.entry_id)
-        header = write_header(
-            kind,
-            codec,
-            compression,
-            count,
-            producer,
-            number,
-            type_,
-            key,
-            time_ms,
-            dict(headers),
-            event_id,
-            _UNBOUNDED,
-        )
-        return [b"h", header, *self._rest()]
-
-    def _rest(self) -> list[bytes]:
-        return self.fields[: self.at] + self.fields[self.at + 2 :]
-
-
-class _Pack:
-    """Origin of the events of one pack."""
-
-    __slots__ = ("_kept", "body", "entry_id", "header", "limits")
-
-    def __init__(self, header: Header, body: bytes, entry_id: bytes, limits: Limits) -> None:
-        self.header = header
-        self.body = body
-        self.entry_id = entry_id
-        self.limits = limits
-        self._kept: list[Event] | None = None
-
-    def events(self) -> list[Event]:
-        """The pack's events, made anew."""
-        kind, _, compression, count, producer, number, type_, key, time_ms, headers, _ = self.header
-        raw = decompress(self.body, self.limits) if compression == ZSTD else self.body
-        items = decode_items(raw, self.limits, records=kind == RECORDS)
-        if len(items) != count:
-            raise DecodeError(f"the pack holds {len(items):,} events; its header says {count:,}")
-        at = self.entry_id if time_ms is None else time_ms
-        events: list[Event] = []
-        for index, item in enumerate(items):
-            event = _new(Event)
-            event._data = item
-            event.type = type_
-            event.key = key
-            event._id = ""
-            event._time_ms = at
-            event._headers = headers
-            event.producer = producer
-            event.number = number + index
-            event._origin = self
-            event._index = index
-            events.append(event)
-        if kind == RECORDS:
-            start_ms = time_ms or 0
-            for event in events:
-                _apply(event, event._data, start_ms)
-        return events
-
-    def data(self, index: int) -> Any:
-        """The data of the event with this index, decoded anew."""
-        return self.events()[index].data
-
-    def again(self, index: int) -> list[bytes]:
-        """The fields of an entry for the event with this index alone."""
-        # The events handed out may have been changed since: these are ours, and made once for all that ask.
-        if self._kept is None:
-            self._kept = self.events()
-        event = self._kept[index]
-        body, compression = encode_msgpack(event.data, self.limits), UNCOMPRESSED
-        if len(body) > self.limits.max_entry_bytes:  # only its neighbours' compression let it pass
-            body, compression = zstd_frame(body, self.limits), ZSTD
-        header = write_header(
-            SINGLE, Codec.MSGPACK, compression, 1, event.producer, event.number, event.type, event.key,
-            event.time_ms, event.headers, "", _UNBOUNDED,
-        )  # fmt: skip
-        return [b"h", header, b"b", body]
-
-
-def _apply(event: Event, record: list[Any], start_ms: int) -> None:
-    """Set on the event of a pack what its record says otherwise than the header."""
-    event._data = record[0]
-    given = len(record)
-    if given > 5:
-        raise DecodeError("a record of a pack has more than 5 elements")
-    if given > 1 and record[1] is not None:
-        if type(record[1]) is not int:
-            raise DecodeError("a record's time is not an integer")
-        event._time_ms = check_time(record[1] + start_ms)
-    if given > 2 and record[2] is not None:
-        event.type = check_text(record[2])
-    if given > 3 and record[3] is not None:
-        event.key = check_text(record[3])
-    if given > 4 and record[4] is not None:
-        event._headers = check_headers(record[4])
-
-
-# What was read within the reader's limits may be written again, a few bytes longer for its time.
-_UNBOUNDED = Limits(max_header_bytes=1 << 30)
