@@ -84,7 +84,8 @@ class PullExecutor:
 
     def idle(self) -> bool:
         """See Executor."""
-        return not self._queue and not self._out
+        with self._condition:
+            return not self._queue and not self._out
 
     def held_by(self, entries: Collection[Held]) -> list[Delivery]:
         """See Executor."""

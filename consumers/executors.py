@@ -19,6 +19,8 @@ from pipeline.errors import MillstreamError
 from pipeline.outcome import DONE, HAND_BACK, Outcome, Outcomes, after_failure
 
 Finished: TypeAlias = deque[tuple[Delivery, Outcome]]
+STARTING: tuple[Sequence[Delivery], float] = ((), float("inf"))
+"""Marks a thread that is about to take deliveries."""
 WAKE_S = 0.001
 """Outcomes wait at most so long for company before the member is woken, in s."""
 
@@ -72,6 +74,17 @@ def batch_outcomes(batch: Sequence[Delivery], result: Any) -> list[tuple[Deliver
     ]
 
 
+def _pop(queue: deque[Delivery], most: int) -> list[Delivery]:
+    """Up to `most` deliveries from a queue that other threads take from too."""
+    popped: list[Delivery] = []
+    try:
+        while len(popped) < most:
+            popped.append(queue.popleft())
+    except IndexError:  # empty
+        pass
+    return popped
+
+
 class ThreadExecutor:
     """Plain handlers in `concurrency` threads; batch handlers get what gathers within batch_wait."""
 
@@ -104,13 +117,7 @@ class ThreadExecutor:
 
     def drain(self) -> list[Delivery]:
         """See Executor."""
-        drained: list[Delivery] = []
-        while self._queue:
-            try:
-                drained.append(self._queue.popleft())
-            except IndexError:  # a worker took the last one meanwhile
-                break
-        return drained
+        return _pop(self._queue, len(self._queue))
 
     def idle(self) -> bool:
         """See Executor."""
@@ -137,7 +144,7 @@ class ThreadExecutor:
     def exhausted(self) -> bool:
         """See Executor."""
         running = list(self._running)
-        return all(slot is not None and all(one.abandoned for one in slot[0]) for slot in running)
+        return all(slot and slot[0] and all(one.abandoned for one in slot[0]) for slot in running)
 
     def cancel_running(self) -> None:
         """See Executor. Threads are left to finish: their entries stay ours until they do, or we are gone."""
@@ -152,11 +159,11 @@ class ThreadExecutor:
         woken_s = 0.0
         batching = self._spec.options.batch is not None
         while True:
-            try:
-                batch: Sequence[Delivery] = self._gather() if batching else (self._queue.popleft(),)
-            except IndexError:
-                batch = ()
+            # Busy before the queue is touched: idle() must not miss what is out of the queue and not yet running.
+            self._running[slot] = STARTING
+            batch = self._gather() if batching else _pop(self._queue, 1)
             if not batch:
+                self._running[slot] = None
                 self._wake()
                 with self._condition:
                     self._waiting += 1
@@ -168,9 +175,8 @@ class ThreadExecutor:
                 continue
             now_s = time.monotonic()
             self._running[slot] = (batch, now_s)
-            outcomes = self._run_batch(batch) if batching else [(batch[0], self._run(batch[0]))]
+            self._finished.extend(self._run_batch(batch) if batching else [(batch[0], self._run(batch[0]))])
             self._running[slot] = None
-            self._finished.extend(outcomes)
             if now_s - woken_s > WAKE_S:
                 woken_s = now_s
                 self._wake()
@@ -197,15 +203,9 @@ class ThreadExecutor:
         """Up to `batch` deliveries, waiting batch_wait for more after the first; one thread gathers at a time."""
         most = self._spec.options.batch or 1
         with self._gathering:
-            gathered: list[Delivery] = []
+            gathered = _pop(self._queue, most)
             deadline_s = 0.0
-            while len(gathered) < most:
-                try:
-                    gathered.append(self._queue.popleft())
-                    continue
-                except IndexError:
-                    if not gathered:
-                        return gathered
+            while gathered and len(gathered) < most:
                 deadline_s = deadline_s or time.monotonic() + self._spec.options.batch_wait_ms / 1_000
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or self._closed:
@@ -215,6 +215,7 @@ class ThreadExecutor:
                     if not self._queue:
                         self._condition.wait(left_s)
                     self._waiting -= 1
+                gathered += _pop(self._queue, most - len(gathered))
             return gathered
 
 
@@ -235,6 +236,9 @@ class LoopExecutor:
         self._queue: deque[Delivery] = deque()
         self._tasks: dict[asyncio.Task[None], tuple[Sequence[Delivery], float]] = {}
         self._pumping = False
+        """A pump is scheduled."""
+        self._starting = False
+        """A pump runs: what is out of the queue may not be a task yet."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -247,17 +251,11 @@ class LoopExecutor:
 
     def drain(self) -> list[Delivery]:
         """See Executor."""
-        drained: list[Delivery] = []
-        while self._queue:
-            try:
-                drained.append(self._queue.popleft())
-            except IndexError:  # the loop took the last one meanwhile
-                break
-        return drained
+        return _pop(self._queue, len(self._queue))
 
     def idle(self) -> bool:
         """See Executor."""
-        return not self._queue and not self._tasks
+        return not self._queue and not self._starting and not self._tasks  # in this order, see _pump
 
     def held_by(self, entries: Collection[Held]) -> list[Delivery]:
         """See Executor."""
@@ -300,25 +298,32 @@ class LoopExecutor:
 
     def _pump(self, timer: bool = False) -> None:
         self._pumping = False
+        self._starting = True
+        try:
+            self._start_what_fits(timer)
+        finally:
+            self._starting = False
+
+    def _start_what_fits(self, timer: bool) -> None:
         options = self._spec.options
         if timer:
             self._timer = None
         while self._queue and len(self._tasks) < self._spec.concurrency:
-            if options.batch is None:
-                try:
-                    batch = [self._queue.popleft()]
-                except IndexError:  # drained meanwhile
-                    return
-            elif len(self._queue) < options.batch and not timer and not self._closed:
+            if (
+                options.batch is not None
+                and len(self._queue) < options.batch
+                and not timer
+                and not self._closed
+            ):
                 if self._timer is None:
                     self._timer = self._loop.call_later(options.batch_wait_ms / 1_000, self._pump, True)
                 return
-            else:
-                batch = [self._queue.popleft() for _ in range(min(options.batch, len(self._queue)))]
-                timer = False
-            task = self._loop.create_task(self._run(batch))
-            self._tasks[task] = (batch, time.monotonic())
-            task.add_done_callback(self._ended)
+            batch = _pop(self._queue, options.batch or 1)
+            timer = False
+            if batch:
+                task = self._loop.create_task(self._run(batch))
+                self._tasks[task] = (batch, time.monotonic())
+                task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         del self._tasks[task]
