@@ -155,7 +155,9 @@ class ProducerOptions:
     max_stream_entries: int = 0
     """Hard cap: the oldest entries beyond this many are removed, read or not. 0: none."""
     exit_ms: int = 5_000
-    """How long close() and the end of the process wait for unconfirmed sends, in ms, where nothing else is said."""
+    """How long the end of the process waits for sends of a producer that was not closed, in ms."""
+    reply_timeout_ms: int = 5_000
+    """How long the server may take to answer, in ms; then the connection is given up and all is sent again."""
 
     def __post_init__(self) -> None:
         confirm_level(self.confirm)
@@ -164,7 +166,8 @@ class ProducerOptions:
             f"when_full={self.when_full!r}: one of {', '.join(FULL_POLICIES)} (ProducerOptions)",
         )
         _check(self.codec in CODECS, f"codec={self.codec!r}: one of {', '.join(CODECS)} (ProducerOptions)")
-        for name in ("confirm_timeout_ms", "send_timeout_ms", "buffer_events", "buffer_bytes", "batch_bytes"):
+        for name in ("confirm_timeout_ms", "send_timeout_ms", "buffer_events", "buffer_bytes", "batch_bytes",
+                     "reply_timeout_ms"):  # fmt: skip
             _check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: at least 1 (ProducerOptions)")
         for name in ("block_ms", "max_stream_entries", "exit_ms"):
             _check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: 0 or more (ProducerOptions)")
@@ -172,7 +175,7 @@ class ProducerOptions:
             1 <= self.batch_events <= MAX_BATCH_EVENTS,
             f"batch_events={self.batch_events}: 1 to {MAX_BATCH_EVENTS:,} (ProducerOptions)",
         )
-        _check(0 <= self.pack <= 10_000, f"pack={self.pack}: 0 (no packs) to 10,000 events (ProducerOptions)")
+        _check(0 <= self.pack <= 500, f"pack={self.pack}: 0 (no packs) to 500 events (ProducerOptions)")
         _check(not self.pack or self.codec == "msgpack", f"codec={self.codec!r}: packs are msgpack (ProducerOptions)")
         _check(
             self.dedupe_for_ms >= 2 * self.send_timeout_ms,

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.backoff import Backoff
 from pipeline.errors import MillstreamError, SendError, ServerRefusedError
+from pipeline.event import Event
 from pipeline.keys import StreamKeys
 from pipeline.server.append import MAX_UNCONFIRMED, Answer, Appended, Elsewhere, Forgotten, Gap
 from pipeline.units import show_duration
@@ -20,7 +21,7 @@ REFUSED = Backoff(initial_ms=20, longest_ms=2_000, jitter=0.5)
 """Between tries while the server refuses for a cause that may pass (out of memory, loading, read-only)."""
 
 RESEND_AT_ONCE = frozenset({"NOSCRIPT"})
-"""Refusals that the sender removes by itself before the next try."""
+"""Refusals whose cause the sender removes by itself: no wait before the first of these tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class Step:
 
 
 class Entry:
-    """One entry on its way: its fields, or the event that will become part of a pack, and the receipt to settle."""
+    """One entry on its way: its fields, or the event (and its body) that a pack will hold; and its receipt."""
 
     __slots__ = (
+        "body",
         "deadline_ms",
         "dedupe",
         "event",
@@ -57,7 +59,8 @@ class Entry:
         index: int = 0,
         *,
         events: int = 1,
-        event: Any = None,
+        event: Event | None = None,
+        body: bytes = b"",
         dedupe: str = "",
         step: Step | None = None,
     ) -> None:
@@ -68,6 +71,7 @@ class Entry:
         self.index = index
         self.events = events
         self.event = event
+        self.body = body
         self.dedupe = dedupe
         self.step = step
         self.parts: Sequence[Entry] = ()
@@ -79,6 +83,7 @@ class Fate(Enum):
     CONFIRMED = "confirmed"
     NOT_REACHED = "appended, but the confirm level was not reached in time"
     FAILED = "not in the stream"
+    DROPPED = "not in the stream: it had to make room"
     UNKNOWN = "may or may not be in the stream"
 
 
@@ -248,9 +253,10 @@ class Batches:
             return self._end(batch, Fate.UNKNOWN, SendError("the server no longer knows this batch"))
         batch.refusal = answer
         if isinstance(answer, ServerRefusedError) and (answer.passing or answer.code in RESEND_AT_ONCE):
-            if not self._resend and answer.passing:
+            if not self._resend:
                 self._refusals += 1
-                self._hold_until_ms = now_ms + REFUSED.wait_ms(self._refusals)
+                if self._refusals > 1 or answer.code not in RESEND_AT_ONCE:
+                    self._hold_until_ms = now_ms + REFUSED.wait_ms(self._refusals)
             self._resend = True
             return []
         return self._end(batch, Fate.UNKNOWN if batch.in_doubt else Fate.FAILED, answer)
@@ -290,7 +296,9 @@ class Batches:
             assert entry is not None, "waiting is not empty"
             late.append(entry)
         if late:
-            error = SendError(f"not sent within {show_duration(timeout_ms)}: {why or 'the server did not keep up'}")
+            error = SendError(
+                f"not sent within {show_duration(timeout_ms)}: {why or 'the server did not keep up'}"
+            )
             settled.append(Settled(self.stream, late, Fate.FAILED, error=error))
             for source in {entry.step.source for entry in late if entry.step}:
                 settled += self._drop_source(source, error)
@@ -304,23 +312,32 @@ class Batches:
             if batch.appended is not None:
                 settled += self._end(batch, Fate.NOT_REACHED, error)
             else:
-                settled += self._end(batch, Fate.UNKNOWN if batch.on_wire or batch.in_doubt else Fate.FAILED, error)
+                settled += self._end(
+                    batch, Fate.UNKNOWN if batch.on_wire or batch.in_doubt else Fate.FAILED, error
+                )
         if self.waiting:
             settled.append(Settled(self.stream, list(self.waiting), Fate.FAILED, error=error))
             self.waiting.clear()
             self.waiting_bytes = 0
         return settled
 
-    def due_ms(self) -> float | None:
-        """When take() or expire() has something to do next, if no answer comes before; None: never."""
-        times = []
+    def can_take(self, now_ms: float) -> bool:
+        """Whether take() would give something."""
+        if now_ms < self._hold_until_ms:
+            return False
+        if self._resend:
+            return not self._in_air
+        return bool(self.waiting) and len(self._unconfirmed) < MAX_UNCONFIRMED
+
+    def held_until_ms(self, now_ms: float) -> float | None:
+        """When the wait after a refusal is over; None if there is none."""
+        return self._hold_until_ms if now_ms < self._hold_until_ms and not self.idle else None
+
+    def deadline_ms(self) -> float | None:
+        """When the oldest of what is held will have been tried for too long; None if nothing is held."""
         if self._unconfirmed:
-            times.append(self._unconfirmed[0].deadline_ms)
-        if self.waiting:
-            times.append(self.waiting[0].deadline_ms)
-        if (self._resend and not self._in_air) or (self.waiting and len(self._unconfirmed) < MAX_UNCONFIRMED):
-            times.append(self._hold_until_ms)
-        return min(times) if times else None
+            return self._unconfirmed[0].deadline_ms
+        return self.waiting[0].deadline_ms if self.waiting else None
 
     def _next_entries(self) -> list[Entry]:
         """The entries of the next batch: of one source, within the limits, at least one."""
@@ -368,7 +385,9 @@ class Batches:
             settled.append(Settled(self.stream, batch.entries, fate, batch.appended, error))
         left = [entry for entry in self.waiting if entry.step and entry.step.source == source]
         if left:
-            self._replace_waiting(entry for entry in self.waiting if not entry.step or entry.step.source != source)
+            self._replace_waiting(
+                entry for entry in self.waiting if not entry.step or entry.step.source != source
+            )
             settled.append(Settled(self.stream, left, Fate.FAILED, error=error))
         return settled
 

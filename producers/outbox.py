@@ -4,7 +4,7 @@ Stands on Batches. Pure, and not safe for threads by itself: the producer and it
 Entries that were accepted leave it in one way only, as Settled.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pipeline.errors import MillstreamError
 from pipeline.options import ProducerOptions, confirm_level
@@ -36,19 +36,22 @@ class Outbox:
             self.events + events <= options.buffer_events and self.bytes + size_bytes <= options.buffer_bytes
         )
 
-    def add(self, stream: str, entry: Entry) -> Batches:
-        """Hold an entry until it is settled."""
+    def stream(self, stream: str) -> Batches:
+        """The batches of a stream."""
         batches = self._streams.get(stream)
         if batches is None:
             batches = self._streams[stream] = self._new(stream)
+        return batches
+
+    def add(self, batches: Batches, entry: Entry) -> None:
+        """Hold an entry until it is settled."""
         batches.add(entry)
         self.events += entry.events
         self.bytes += entry.size_bytes
-        return batches
 
     def drop_oldest(self) -> tuple[str, Entry] | None:
         """Give up the entry that has waited longest and is in no batch yet; None if every one is in a batch."""
-        waiting = [batches for batches in self._streams.values() if batches.waiting]
+        waiting = [batches for batches in self._busy() if batches.waiting]
         if not waiting:
             return None
         batches = min(waiting, key=lambda batches: batches.waiting[0].deadline_ms)
@@ -61,8 +64,7 @@ class Outbox:
         """The batches to send now, in this order."""
         return [
             (batches, batch)
-            for batches in self._streams.values()
-            if not batches.idle
+            for batches in self._busy()
             for batch in batches.take(now_ms, only_full=only_full)
         ]
 
@@ -75,8 +77,8 @@ class Outbox:
         """End what has been tried for too long."""
         settled: list[Settled] = []
         for batches in self._busy():
-            due_ms = batches.due_ms()
-            if due_ms is not None and due_ms <= now_ms:
+            deadline_ms = batches.deadline_ms()
+            if deadline_ms is not None and deadline_ms <= now_ms:
                 settled += batches.expire(now_ms, why, self._options.send_timeout_ms)
         return self.release(settled)
 
@@ -87,10 +89,19 @@ class Outbox:
             settled += batches.fail_all(error)
         return self.release(settled)
 
-    def due_ms(self) -> float | None:
-        """When there is something to do next, if no answer comes before; None: never."""
-        times = [due_ms for batches in self._busy() if (due_ms := batches.due_ms()) is not None]
-        return min(times) if times else None
+    def can_take(self, now_ms: float) -> bool:
+        """Whether take() would give something."""
+        return any(batches.can_take(now_ms) for batches in self._busy())
+
+    def due_ms(self, now_ms: float) -> float | None:
+        """When something is due next by the clock alone: the end of a wait or of a send's time; None: never."""
+        times = [self.deadline_ms(), *(batches.held_until_ms(now_ms) for batches in self._busy())]
+        return min((time_ms for time_ms in times if time_ms is not None), default=None)
+
+    def deadline_ms(self) -> float | None:
+        """When the oldest of what is held will have been tried for too long; None if nothing is held."""
+        times = (batches.deadline_ms() for batches in self._busy())
+        return min((time_ms for time_ms in times if time_ms is not None), default=None)
 
     def release(self, settled: list[Settled]) -> list[Settled]:
         """No longer count what has ended; hands its argument through."""
@@ -103,12 +114,15 @@ class Outbox:
             self.events -= entry.events
             self.bytes -= entry.size_bytes
 
-    def _busy(self) -> Iterator[Batches]:
-        return (batches for batches in self._streams.values() if not batches.idle)
+    def _busy(self) -> list[Batches]:
+        # A list of its own: a signal handler or a finalizer may send, and so add a stream, at any time.
+        return [batches for batches in list(self._streams.values()) if not batches.idle]
 
     def _new(self, stream: str) -> Batches:
         if len(self._streams) >= MAX_IDLE_STREAMS:
-            for name in [batches.stream for batches in self._streams.values() if batches.idle][: MAX_IDLE_STREAMS // 2]:
+            for name in [batches.stream for batches in list(self._streams.values()) if batches.idle][
+                : MAX_IDLE_STREAMS // 2
+            ]:
                 self._highest = max(self._highest, self._streams.pop(name).next_number)
         return Batches(
             stream,

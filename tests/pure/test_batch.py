@@ -192,12 +192,14 @@ def test_every_entry_is_appended_once_and_in_order_whatever_the_network_does(
             first = settled.appended.first_seq
             assert stream[first : first + len(settled.entries)] == [one.receipt for one in settled.entries]
     assert sender.idle
-    assert sender.due_ms() is None
+    assert sender.deadline_ms() is None
 
 
 @settings(max_examples=300, deadline=None)
 @given(RUNS)
-def test_a_source_that_restarts_from_its_stored_position_neither_loses_nor_repeats_a_line(actions: list[str]) -> None:
+def test_a_source_that_restarts_from_its_stored_position_neither_loses_nor_repeats_a_line(
+    actions: list[str],
+) -> None:
     """After any failure the source drops what is unconfirmed, reads the stored position and goes on from there."""
     sender = batches()
     wire = Wire(sender)
@@ -273,7 +275,7 @@ def test_a_batch_refused_for_memory_and_those_behind_it_are_sent_again_in_order_
     assert sender.answered(second, OOM, 0) == []
     assert sender.take(5_000) == [], "the answer to batch 3 is still to come"
     assert sender.answered(third, Gap(1), 0) == []
-    due_ms = sender.due_ms()
+    due_ms = sender.held_until_ms(0)
     assert due_ms is not None
     assert 10 <= due_ms <= 20
     assert sender.take(due_ms - 1) == []

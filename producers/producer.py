@@ -1,0 +1,320 @@
+"""Producer: sends events into streams and hands out receipts.
+
+Stands on the sender. Encodes in the caller's thread, so that what cannot be sent is refused there and nothing of it
+is queued. Loses what is not confirmed yet if killed, and says at every orderly end what that is.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from pipeline.codec import Codec
+from pipeline.errors import MillstreamError, NotConnectedError, SendError, UsageError
+from pipeline.event import Event
+from pipeline.observe.log import get_logger
+from pipeline.options import ProducerOptions, producer_options
+from pipeline.server.connect import Connector
+from pipeline.units import Duration, duration_ms
+from producers import at_exit
+from producers.batch import Entry
+from producers.encoder import Encoder
+from producers.receipt import Receipt
+from producers.sender import Sender, now_ms
+
+_log = get_logger("producer")
+
+Of: TypeAlias = str | Callable[[Any], str]
+"""One text for all rows, or what makes it from a row."""
+
+
+class Producer:
+    """Sends events: `with Producer("redis://…") as producer: producer.send("orders", {"id": 7}, type="order.placed")`.
+
+    Args:
+        url: where the server is; without it MILLSTREAM_URL, then REDIS_URL.
+        options: ProducerOptions; each may also be given by name, as people write it (`confirm="fsynced"`,
+            `buffer_bytes="64MB"`, `send_timeout="10s"`, `pack=True`).
+        namespace: put before every stream name, with a colon.
+        on_error: called with the SendError of each failed send whose receipt was thrown away unread, from the
+            producer's thread.
+        connector: where to connect, instead of url; it stays the caller's, who closes it.
+
+    Raises:
+        NoServerError: no address. UsageError: an option or the address cannot be accepted.
+        UnsupportedServerError: the server cannot give the confirm level. AccessDeniedError: it refuses us; both are
+            known here only for levels beyond accepted, and else by the first send.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        options: ProducerOptions | None = None,
+        namespace: str = "",
+        on_error: Callable[[SendError], None] | None = None,
+        connector: Connector | None = None,
+        **given: Any,
+    ) -> None:
+        self.options = producer_options(options, **given)
+        self._namespace = f"{namespace}:" if namespace else ""
+        self._owns_connector = connector is None
+        self._connector = connector or Connector(
+            url, timeout_ms=min(self.options.reply_timeout_ms, self.options.send_timeout_ms)
+        )
+        self._encoder = Encoder(Codec.named(self.options.codec))
+        self._sender = Sender(self._connector, self._encoder, self.options, on_error=on_error)
+        self._closed = False
+        if self._sender.level.waits:
+            self._check_level()
+        at_exit.keep(self)
+        # Thrown away without close(): the thread sends what is held, and ends.
+        self._finalizer = weakref.finalize(self, self._sender.finish)
+        self._finalizer.atexit = False
+
+    @property
+    def id(self) -> str:
+        """This producer's id, new in every process: the first part of its events' ids."""
+        return self._encoder.producer
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many events were confirmed, failed, dropped, …, and how many batches, repeats and reconnects it took."""
+        return self._sender.counts.as_dict()
+
+    def send(
+        self,
+        stream: str,
+        data: Any = None,
+        *,
+        type: str = "",  # noqa: A002 - CloudEvents' word
+        key: str = "",
+        id: str = "",  # noqa: A002
+        headers: Mapping[str, str] | None = None,
+        time: datetime | None = None,
+        source: str = "",
+    ) -> Receipt:
+        """Queue one event; its data, or an Event. Returns at once, unless the buffer is full.
+
+        Args:
+            id: within `dedupe_for`, an event with the same id is appended once.
+
+        Raises:
+            EncodeError, EventTooLargeError: it cannot be sent. BufferFull: no room within `block`.
+            ClosedError: closed. In each case nothing was queued.
+        """
+        entry = self._entry(data, type, key, id, headers, time, source)
+        self._sender.add(self._namespace + stream, entry)
+        receipt: Receipt = entry.receipt
+        return receipt
+
+    def send_many(
+        self,
+        stream: str,
+        rows: Iterable[Any],
+        *,
+        type: Of = "",  # noqa: A002
+        key: Of = "",
+        id: Callable[[Any], str] | None = None,  # noqa: A002
+        headers: Mapping[str, str] | None = None,
+        time: Callable[[Any], datetime] | None = None,
+        pack: int | bool | None = None,
+    ) -> Receipt:
+        """Queue many events, rows of data or Events, under one receipt. Blocks while the buffer is full.
+
+        All rows are encoded before the first is queued: a row that cannot be sent is an error, and none was queued.
+        If the buffer stays full midway, the rest is not sent and the receipt says how many are in the stream.
+
+        Args:
+            type, key: one text for all rows, or a function of the row. id, time: a function of the row.
+            pack: events per entry, True for 100; default: as the producer's `pack`. Rows with an id go alone.
+
+        Raises:
+            As send().
+        """
+        events = [
+            row
+            if isinstance(row, Event)
+            else Event(
+                row,
+                type=type if isinstance(type, str) else type(row),
+                key=key if isinstance(key, str) else key(row),
+                id=id(row) if id else "",
+                headers=headers,
+                time=time(row) if time else None,
+            )
+            for row in rows
+        ]
+        per_entry = self.options.pack if pack is None else 100 if pack is True else int(pack)
+        entries = self.entries(events, pack=per_entry)
+        if not entries:
+            return Receipt(self._sender.failures, self.id, self.options.confirm, 0, 0)
+        name = self._namespace + stream
+        self._sender.add_all(name, entries)
+        receipt: Receipt = entries[0].receipt
+        return receipt
+
+    def flush(self, timeout: Duration | None = None) -> None:
+        """Wait until every send made so far has ended, well or not; their receipts say how.
+
+        Raises:
+            TimeoutError: not within `timeout`; sending goes on.
+        """
+        timeout_ms = None if timeout is None else duration_ms(timeout, "timeout")
+        if not self._sender.flush(timeout_ms):
+            raise TimeoutError(f"{self._sender.outbox.events:,} events are not confirmed yet")
+
+    def close(self, timeout: Duration | None = None) -> None:
+        """Send what is queued, within `timeout` (default: the send timeout), then end. May be called twice.
+
+        Raises:
+            SendError: sends failed, or could not be made within the timeout, and nobody looked at their receipts.
+        """
+        if self._closed:
+            return
+        self._close(self.options.send_timeout_ms if timeout is None else duration_ms(timeout, "timeout"))
+        failures = self._sender.failures
+        unread, failures.unread = failures.unread, 0
+        if unread:
+            raise SendError(
+                f"{unread:,} sends failed and nobody looked; the first: {failures.first}"
+            ) from failures.first
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except SendError as failure:
+            if error is None:
+                raise
+            _log.error("producer closed with failed sends", error=str(failure))  # the first error goes on
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self._sender.outbox.events:,} events held"
+        return f"<Producer {self.id} at {self._connector.shown}, {state}>"
+
+    # For the sources, the log shippers and AsyncProducer.
+
+    def entries(self, events: Sequence[Event], *, pack: int = 0) -> list[Entry]:
+        """Events as entries under one receipt, packed as far as they may be.
+
+        Raises:
+            EncodeError, EventTooLargeError: an event cannot be sent.
+        """
+        if not events:
+            return []
+        encoder = self._encoder
+        first = encoder.reserve(len(events))
+        given = {index: event.given_id for index, event in enumerate(events) if event.given_id}
+        receipt = Receipt(
+            self._sender.failures, encoder.producer, self.options.confirm, first, len(events), given
+        )
+        deadline_ms = now_ms() + self.options.send_timeout_ms
+        entries: list[Entry] = []
+
+        def add_packs(start: int, end: int) -> None:
+            few = events[start:end]
+            bodies = [encoder.body(event) for event in few]
+            for made in encoder.packs(few, bodies, most=pack, first_number=first + start):
+                size = sum(map(len, bodies[made.start : made.start + made.events]))
+                index = start + made.start
+                entries.append(Entry(made.fields, size, deadline_ms, receipt, index, events=made.events))
+
+        def add_single(index: int) -> None:
+            fields = encoder.single(events[index], first + index)
+            dedupe = given.get(index, "")
+            entries.append(Entry(fields, sum(map(len, fields)), deadline_ms, receipt, index, dedupe=dedupe))
+
+        if not pack:
+            for index in range(len(events)):
+                add_single(index)
+        else:
+            start = 0
+            for alone in [*given, len(events)]:
+                add_packs(start, alone)
+                if alone < len(events):
+                    add_single(alone)
+                start = alone + 1
+        receipt._expect(len(entries))
+        return entries
+
+    def at_exit(self) -> None:
+        """Send what is queued, within `exit_ms`, and say what was not sent."""
+        if self._closed:
+            return
+        left = self._close(self.options.exit_ms)
+        failures = self._sender.failures
+        if left or failures.unread:
+            _log.error(
+                "the process ends with sends that failed",
+                given_up_events=left,
+                unread=failures.unread,
+                first=str(failures.first),
+            )
+
+    def after_fork(self) -> None:
+        """In a forked child: an empty buffer, a connection and a producer id of its own."""
+        if self._owns_connector:
+            self._connector = Connector(self._connector.address, timeout_ms=self._connector.timeout_ms)
+        self._encoder = Encoder(self._encoder.codec)
+        self._sender.after_fork(self._encoder, self._connector)
+
+    def _close(self, timeout_ms: float) -> int:
+        self._closed = True
+        self._finalizer.detach()
+        left = self._sender.close(timeout_ms)
+        if self._owns_connector:
+            self._connector.close()
+        at_exit.forget(self)
+        return left
+
+    def _entry(
+        self,
+        data: Any,
+        type: str,  # noqa: A002
+        key: str,
+        id: str,  # noqa: A002
+        headers: Mapping[str, str] | None,
+        time: datetime | None,
+        source: str,
+    ) -> Entry:
+        """One event as an entry with its receipt."""
+        if isinstance(data, Event):
+            event = data
+            if type or key or id or headers or time or source:
+                raise UsageError("an Event says itself what its type, key, id, headers, time and source are")
+        else:
+            event = Event(data, type=type, key=key, id=id, headers=headers, time=time, source=source)
+        encoder = self._encoder
+        options = self.options
+        given = {0: event.given_id} if event.given_id else None
+        packed = options.pack and not given
+        number = 0 if packed else encoder.number()  # of a pack: known once it is made
+        receipt = Receipt(self._sender.failures, encoder.producer, options.confirm, number, 1, given)
+        deadline_ms = now_ms() + options.send_timeout_ms
+        if packed:
+            body = encoder.body(event)
+            # Without its data: the body is what is sent, and what counts against the buffer.
+            bare = Event(
+                type=event.type, key=event.key, headers=event.headers or None, time_ms=event.known_time_ms
+            )
+            return Entry(None, len(body) + 32, deadline_ms, receipt, event=bare, body=body)
+        fields = encoder.single(event, number)
+        return Entry(fields, sum(map(len, fields)), deadline_ms, receipt, dedupe=event.given_id)
+
+    def _check_level(self) -> None:
+        """Refuse at start what the server cannot give; a server that is not there yet is asked when it is."""
+        try:
+            self._connector.link("start").close()
+        except NotConnectedError:
+            return
+        except MillstreamError as error:
+            if getattr(error, "passing", False):
+                return
+            raise
+        self._sender.level.check(self._connector.capabilities(), replicas_too=True)
