@@ -41,12 +41,17 @@ class Retry:
     def __init__(
         self, attempts: int = 5, initial: Duration = "1s", longest: Duration = "1m", jitter: float = 1.0
     ) -> None:
-        _check(isinstance(attempts, int) and attempts >= 1, f"attempts={attempts!r}: at least 1, the first run (Retry)")
+        _check(
+            isinstance(attempts, int) and attempts >= 1,
+            f"attempts={attempts!r}: at least 1, the first run (Retry)",
+        )
         _check(0 <= jitter <= 1, f"jitter={jitter!r}: between 0 (none) and 1 (full) (Retry)")
         initial_ms, longest_ms = duration_ms(initial, "initial"), duration_ms(longest, "longest")
         _check(initial_ms <= longest_ms, f"initial={initial!r} is longer than longest={longest!r} (Retry)")
         object.__setattr__(self, "attempts", attempts)
-        object.__setattr__(self, "backoff", Backoff(initial_ms=initial_ms, longest_ms=longest_ms, jitter=jitter))
+        object.__setattr__(
+            self, "backoff", Backoff(initial_ms=initial_ms, longest_ms=longest_ms, jitter=jitter)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,10 @@ class ConsumerOptions:
     def __post_init__(self) -> None:
         for name, least in (("concurrency", 1), ("batch", 1), ("window_events", 1)):
             value = getattr(self, name)
-            _check(value is None or (isinstance(value, int) and value >= least), f"{name}={value!r}: at least {least}")
+            _check(
+                value is None or (isinstance(value, int) and value >= least),
+                f"{name}={value!r}: at least {least}",
+            )
         _check(
             self.claim_after_ms >= MIN_CLAIM_AFTER_MS,
             f"claim_after={show_duration(self.claim_after_ms)}: at least {show_duration(MIN_CLAIM_AFTER_MS)}",
@@ -92,7 +100,8 @@ class ConsumerOptions:
         _check(self.window_bytes >= 1, f"window_bytes={self.window_bytes}: at least 1")
         _check(0 < self.block_ms <= 4_000, f"block={self.block_ms} ms: more than 0, at most 4 s")
         _check(
-            self.executor in EXECUTORS, f"executor={self.executor!r}: one of {', '.join(EXECUTORS)} (ConsumerOptions)"
+            self.executor in EXECUTORS,
+            f"executor={self.executor!r}: one of {', '.join(EXECUTORS)} (ConsumerOptions)",
         )
 
 
@@ -176,7 +185,10 @@ class ProducerOptions:
             f"batch_events={self.batch_events}: 1 to {MAX_BATCH_EVENTS:,} (ProducerOptions)",
         )
         _check(0 <= self.pack <= 500, f"pack={self.pack}: 0 (no packs) to 500 events (ProducerOptions)")
-        _check(not self.pack or self.codec == "msgpack", f"codec={self.codec!r}: packs are msgpack (ProducerOptions)")
+        _check(
+            not self.pack or self.codec == "msgpack",
+            f"codec={self.codec!r}: packs are msgpack (ProducerOptions)",
+        )
         _check(
             self.dedupe_for_ms >= 2 * self.send_timeout_ms,
             f"dedupe_for={show_duration(self.dedupe_for_ms)}: at least twice send_timeout, "
@@ -193,9 +205,16 @@ def confirm_level(confirm: str) -> tuple[str, int]:
     name, _, number = str(confirm).partition(":")
     if name in ("accepted", "fsynced") and not number:
         return name, 0
-    if name in ("replicated", "durable") and number.isascii() and number.isdigit() and 1 <= int(number) <= 100:
+    if (
+        name in ("replicated", "durable")
+        and number.isascii()
+        and number.isdigit()
+        and 1 <= int(number) <= 100
+    ):
         return name, int(number)
-    raise UsageError(f"confirm={confirm!r}: one of accepted, fsynced, replicated:N, durable:N (N replicas, 1 to 100)")
+    raise UsageError(
+        f"confirm={confirm!r}: one of accepted, fsynced, replicated:N, durable:N (N replicas, 1 to 100)"
+    )
 
 
 def producer_options(base: ProducerOptions | None = None, **given: Any) -> ProducerOptions:

@@ -30,6 +30,8 @@ _PASSING = {
     "ASK": "the key's slot is moving to another node",
 }
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+# How NOPERM reads when a command within a script was denied: 7.0 and later, 6.2 for commands, 6.2 for keys.
+_DENIED_IN_SCRIPT = re.compile("ACL failure in script|The user executing the script can't")
 _KNOWN = re.compile(
     r"\b(%s)\b" % "|".join([*_PASSING, *_DENIED, "NOGROUP", "WRONGTYPE", "NOSCRIPT", "BUSYGROUP"])
 )
@@ -37,6 +39,8 @@ _KNOWN = re.compile(
 
 def error_code(text: str) -> str:
     """The code of an error answer: its first word, or a known code inside a wrapped one."""
+    if _DENIED_IN_SCRIPT.search(text):
+        return "NOPERM"
     first = text.split(" ", 1)[0].rstrip(":")
     if _KNOWN.fullmatch(first):
         return first
