@@ -3,8 +3,9 @@
 import sys
 from typing import TextIO
 
-from consumers.sinks.json_lines import event_line
+from consumers.sinks.json_lines import event_lines
 from pipeline.event import Event
+from pipeline.outcome import Outcomes
 
 
 class Console:
@@ -13,11 +14,13 @@ class Console:
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file
 
-    def __call__(self, events: list[Event]) -> None:
-        """Write the events and flush."""
+    def __call__(self, events: list[Event]) -> Outcomes:
+        """Write the events and flush; one that JSON cannot hold, or that is corrupt, fails alone."""
+        lines, outcomes = event_lines(events)
         out = self._file or sys.stdout
-        out.write("".join(escape_unprintable(event_line(event).decode()) for event in events))
+        out.write("".join(escape_unprintable(line.decode()) for line in lines))
         out.flush()
+        return outcomes
 
 
 def escape_unprintable(line: str) -> str:

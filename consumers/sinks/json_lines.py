@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UsageError
+from pipeline.errors import DecodeError, EncodeError, UsageError
 from pipeline.event import Event
+from pipeline.outcome import Outcomes
 from pipeline.units import Size, size_bytes
 
 
@@ -24,6 +25,20 @@ def event_line(event: Event) -> bytes:
         )
         + b"\n"
     )
+
+
+def event_lines(events: Sequence[Event]) -> tuple[list[bytes], Outcomes]:
+    """The events as lines, and the outcomes of those that cannot be one: one bad event does not fail its batch."""
+    lines: list[bytes] = []
+    outcomes = Outcomes()
+    for index, event in enumerate(events):
+        try:
+            lines.append(event_line(event))
+        except EncodeError as error:
+            outcomes.reject(index, str(error))
+        except DecodeError as error:
+            outcomes.fail(index, error)
+    return lines, outcomes
 
 
 class JsonLines:
@@ -47,9 +62,15 @@ class JsonLines:
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise UsageError(f"cannot write {self._path}: {folder} is not a folder that can be written")
 
-    def __call__(self, events: list[Event]) -> None:
-        """Write the events; raises OSError if the file cannot be written (then none of them is)."""
-        self.write([event_line(event) for event in events])
+    def __call__(self, events: list[Event]) -> Outcomes:
+        """Write the events; one that JSON cannot hold, or that is corrupt, fails alone.
+
+        Raises:
+            OSError: the file cannot be written; then none of them is.
+        """
+        lines, outcomes = event_lines(events)
+        self.write(lines)
+        return outcomes
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its line end, in one piece."""
