@@ -27,6 +27,7 @@ class Claimer:
         self._dispatch = dispatch
         self._cursors = dict.fromkeys(state.refs, "0-0")
         self._done: set[GroupRef] = set()
+        self._passing = False
         self._pass_started_ms = -(10**9)
         self._mark = ""
         """The sweep mark when this pass began."""
@@ -39,19 +40,24 @@ class Claimer:
         """Go on with the sweep, or begin one if it is time; the sweep mark whose pass is complete, or ''."""
         state = self._state
         now = now_ms()
-        self.no_room = False
+        self.no_room = state.sweeping = False
         if not state.clock.claims_allowed(now):
             return ""
-        if not self._done and all(cursor == "0-0" for cursor in self._cursors.values()):
+        if not self._passing:
             waited = now - self._pass_started_ms >= state.claim_after_ms
             if not (waited or missing or duty.sweep_mark):
                 return ""
-            self._pass_started_ms, self._mark = now, duty.sweep_mark
+            self._passing, self._pass_started_ms, self._mark = True, now, duty.sweep_mark
         deadline_s = time.monotonic() + TICK_BUDGET_S
         for ref in state.refs:
             while ref not in self._done:
-                if not self._step(link, ref) or time.monotonic() > deadline_s:
+                if not self._step(link, ref):
                     return ""
+                if time.monotonic() > deadline_s:
+                    state.sweeping = True
+                    state.duty_wake.set()  # go on at once, after whatever else is due
+                    return ""
+        self._passing = False
         self._done.clear()
         self._company = BATCH_ENTRIES
         return self._mark
@@ -65,7 +71,7 @@ class Claimer:
             if limit is not None:
                 free = min(free, limit - len(state.window))
         if free <= 0 or state.stopping:
-            self.no_room = True
+            self.no_room = state.sweeping = not state.stopping
             return False
         sent_ms = now_ms()
         taken = take(

@@ -259,8 +259,11 @@ class Member:
             if ticking:
                 tick_s = time.monotonic() + TICK_S
                 self._tick(link)
-            elif self._promoter.due() and self._on_duty():
-                self._promoter.run_once(link)
+            elif self._on_duty():
+                if self._promoter.due():
+                    self._promoter.run_once(link)
+                if state.sweeping:
+                    self._sweep(link)
             if state.stopping and state.reader_blocked and state.reader_client:
                 link.calls([("CLIENT", "UNBLOCK", state.reader_client)])  # refused: the block ends by itself
             self._dispatch.collect()
@@ -281,8 +284,15 @@ class Member:
             return
         if self._promoter.due():
             self._promoter.run_once(link)
-        self._swept = self._claimer.run_once(link, duty, missing=self._janitor.missing(duty))
+        self._sweep(link)
         self._janitor.run_once(link, duty)
+
+    def _sweep(self, link: Link) -> None:
+        duty = self._membership.duty
+        if duty is not None:
+            self._swept = (
+                self._claimer.run_once(link, duty, missing=self._janitor.missing(duty)) or self._swept
+            )
 
     def _on_duty(self) -> bool:
         return self._membership.duty is not None and self._membership.duty.on_duty

@@ -72,6 +72,8 @@ class Reader:
         finally:
             self._hand_on()  # while the server works
         self._settler.absorb(link, settlements)
+        if settlements and state.sweeping:
+            state.duty_wake.set()
         if not room:
             return 0
         count = self._take_in(link.read(), token)
