@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from consumers.running import Lifespan, LoopThread, Running, entered
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import NotFoundError, UsageError
-from pipeline.observe.log import get_logger
+from pipeline.observe.log import get_logger, log_to_stderr
 from pipeline.options import Retry, consumer_options
 from pipeline.server.connect import Connector
 from pipeline.units import Duration, Size, size_bytes
@@ -161,6 +162,8 @@ class Pipeline:
         Raises:
             MillstreamError: it could not start, or ended by itself (wrong key type, access denied).
         """
+        if not logging.getLogger().handlers and not logging.getLogger("millstream").handlers:
+            log_to_stderr()  # this is the program's main loop: what it does should be seen
         specs = self.select(groups, streams)
         connector = Connector(url or self.url)
         loops = LoopThread() if self._lifespans or any(spec.is_async for spec in specs) else None

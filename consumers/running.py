@@ -75,7 +75,7 @@ class Running:
         link.close()
         server_ms = int(seconds) * 1_000 + int(micros) // 1_000
         self._log.info(
-            "server", address=self.connector.shown, about=self.connector.capabilities().durability_line()
+            f"connected to {self.connector.shown}: {self.connector.capabilities().durability_line()}"
         )
         try:
             for specs in self._groups:
