@@ -117,16 +117,27 @@ def views_of(
         if entry.is_pack and only is not None and index != only:
             continue
         place = only if only is not None else index
-        yield _view(stream, shown_id, place, event, entry.is_pack or place > 0, entry.is_foreign, fields)
+        in_pack = entry.is_pack or place > 0
+        yield view_of(
+            stream, shown_id, place, event, in_pack=in_pack, foreign=entry.is_foreign, fields=fields
+        )
 
 
-def _view(
-    stream: str, entry_id: str, index: int, event: Event, in_pack: bool, foreign: bool, fields: list[bytes]
+def view_of(
+    stream: str,
+    entry_id: str,
+    index: int,
+    event: Event,
+    *,
+    in_pack: bool = False,
+    foreign: bool = False,
+    fields: Sequence[bytes] = (),
 ) -> EventView:
+    """An event that was read already; `fields` are shown in place of data that is corrupt."""
     try:
         data, problem = event.data, ""
     except DecodeError as error:
-        data, problem = raw_fields(fields), f"corrupt: {error}"
+        data, problem = list(fields), f"corrupt: {error}"
     return EventView(
         stream=stream,
         entry_id=entry_id,
@@ -154,14 +165,9 @@ def _unreadable(
         in_pack=False,
         time_ms=parse_entry_id(entry_id)[0] if entry_id else 0,
         headers={},
-        data=raw_fields(fields),
+        data=list(fields),
         problem=f"{what}: {error}",
     )
-
-
-def raw_fields(fields: Sequence[bytes]) -> list[bytes]:
-    """Names and values as they are, in their order."""
-    return list(fields)
 
 
 def _iso(time_ms: int) -> str | None:

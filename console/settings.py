@@ -7,10 +7,12 @@ down, where the connection is made (pipeline/server/locate.py: MILLSTREAM_URL, e
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PREFIX = "MILLSTREAM"
 COMPLETE_VARIABLE = f"_{PREFIX}_COMPLETE"
+WORKER_URL = f"{PREFIX}_WORKER_URL"
+"""What a supervisor tells its workers: --url would show a password to everyone who lists processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,8 @@ class Settings:
     """Colour may be used where the output is a terminal: not under NO_COLOR (https://no-color.org) or TERM=dumb."""
     completing: bool = False
     """A shell asks for completions: nothing else is to be done."""
+    worker_url: str | None = field(default=None, repr=False)
+    """The address a supervisor gives its workers; None: this is no worker, or it is to look for itself."""
 
 
 def settings_from(environ: Mapping[str, str] | None = None) -> Settings:
@@ -29,4 +33,10 @@ def settings_from(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         color=not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
         completing=bool(environ.get(COMPLETE_VARIABLE)),
+        worker_url=environ.get(WORKER_URL) or None,
     )
+
+
+def worker_environment(url: str | None = None) -> dict[str, str]:
+    """The environment of a process we start; of a worker, with the address it is to use."""
+    return dict(os.environ) | ({WORKER_URL: url} if url else {})

@@ -100,9 +100,9 @@ def ls(
     session.out.rows(_COLUMNS, rows, none=f"nothing is pending with group {group} of {stream}")
     if len(found) > limit:
         more = found[limit]
-        again = " --again" if more.again else ""
+        where = " --again" if more.again else ""
         session.out.talk(
-            f"there is more: millstream pending ls {stream} {group} --from {more.entry_id}{again}"
+            f"there is more: millstream pending ls {stream} {group} --from {more.entry_id}{where}"
         )
 
 

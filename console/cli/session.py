@@ -1,5 +1,6 @@
 """Session: what every verb is given: where the server is, and how results are shown."""
 
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ class Session:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or settings_from()
-        self.url: str | None = None
+        self.url: str | None = self.settings.worker_url
         self.out = Output(color=self.settings.color)
         self._connector: Connector | None = None
         self._links: list[Link] = []
@@ -40,6 +41,14 @@ class Session:
         link = self.connector().link(purpose)
         self._links.append(link)
         return link
+
+    def log_to_stderr(self) -> None:
+        """Show what Millstream says about its own work: for verbs that go on."""
+        from pipeline.observe.log import log_to_stderr
+
+        log_to_stderr(
+            logging.WARNING if self.out.quiet else logging.DEBUG if self.out.verbose else logging.INFO
+        )
 
     def consent(self, question: str, execute: bool) -> None:
         """Go on if --execute was given or the person at the terminal says yes; the plan has been shown before.

@@ -43,6 +43,8 @@ class StreamFacts:
     """The highest id ever given; 0-0 if none."""
     memory_bytes: int | None
     groups: int
+    added: int | None
+    """Entries ever added; None below 7.0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +310,7 @@ def _read_facts(name: str, info: Reply, memory: Reply) -> StreamFacts:
         newest_id=text(about["last-generated-id"]),
         memory_bytes=memory if isinstance(memory, int) else None,
         groups=about["groups"],
+        added=about.get("entries-added"),
     )
 
 
