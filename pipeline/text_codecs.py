@@ -103,12 +103,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=_no_constan
 
 def _check_depth(data: Any, most: int) -> None:
     level = [data]
-    for _ in range(most + 1):
+    for _ in range(most):
         level = [
             child
             for value in level
             if type(value) is dict or type(value) is list
             for child in (value.values() if type(value) is dict else value)
+            if type(child) is dict or type(child) is list
         ]
         if not level:
             return

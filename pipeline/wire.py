@@ -185,8 +185,8 @@ def _bodies(events: Sequence[Event], limits: Limits) -> list[bytes]:
     for event in events:
         try:
             bodies.append(encode_body(event, limits))
-        except EncodeError as error:
-            raise EncodeError(f"event {len(bodies)} of the pack: {error}") from error
+        except (EncodeError, EventTooLargeError) as error:
+            raise type(error)(f"event {len(bodies)} of the pack: {error}") from error
     return bodies
 
 
@@ -256,7 +256,7 @@ def decode_entry(
     size = sum(map(len, fields))
     first_id = entry_id if origin is None else origin
     entry = _new_entry(Entry)
-    entry.entry_id = entry_id.decode()
+    entry.entry_id = entry_id.decode("latin-1")  # ASCII, and never an error
     entry.size_bytes = size
     entry._pack = None
     event = _new(Event)
@@ -280,7 +280,7 @@ def decode_entry(
             entry.is_foreign = True
             event.type = event.key = event.producer = ""
             event.number = 0
-            event._id = first_id.decode()
+            event._id = first_id.decode("latin-1")
             event._headers = ()
             event._origin = SingleOrigin(fields, 0, b"", FOREIGN, UNCOMPRESSED, first_id, limits)
             entry._events = [event]
