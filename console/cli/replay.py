@@ -37,6 +37,7 @@ def verb() -> None:
 @verb.command(
     "range",
     cls=Verb,
+    short_help="A stretch of the stream, by ids or times.",
     examples=[
         ("millstream replay orders billing --from start", "all that the stream still holds"),
         ("millstream replay orders billing --from -1h --to -30m --execute", "without asking"),
@@ -68,20 +69,20 @@ def entries(session: Session, stream: str, group: str, start: str, end: str, exe
             for step in count_entries(link, stream, first, last):
                 count += step
                 progress.at(count)
-    unread = parse_entry_id(last) > parse_entry_id(state.last_read_id)
+    if not count:
+        said = f"nothing to replay: {stream} holds no entry from {_when(first)} to {_when(last)}"
+        out.done(said, stream=stream, group=group, entries=0, events=0)
+        return
     out.talk(
         f"{count:,} of the {facts.entries:,} entries of {stream} go to group {group} again: "
         f"{_when(first)} to {_when(last)}"
     )
-    if unread and count:
+    if parse_entry_id(last) > parse_entry_id(state.last_read_id):
         out.warn(
-            f"group {group} has not read those beyond {state.last_read_id} yet: it will handle these twice"
+            f"group {group} has not read those beyond {state.last_read_id} yet: it will handle them twice"
         )
-    if not state.members and count:
+    if not state.members:
         out.talk(f"no member of group {group} is alive: the events wait for one")
-    if not count:
-        out.done("nothing to replay", stream=stream, group=group, entries=0, events=0)
-        return
     session.consent("replay them?", execute)
     with Progress(out, "handed over", None) as progress:
         events = replay_range(
@@ -99,6 +100,7 @@ def entries(session: Session, stream: str, group: str, start: str, end: str, exe
 @verb.command(
     "pending",
     cls=Verb,
+    short_help="Have abandoned entries run again at once.",
     examples=[
         (
             "millstream replay pending orders billing",
@@ -127,17 +129,16 @@ def pending(session: Session, stream: str, group: str, idle: int | None, execute
         count = abandoned(link, keys, group, idle_ms)
     except MillstreamError as error:
         raise named(error, stream, group) from None
-    out.talk(
-        f"{count:,} entries were left alone for {show_duration(idle_ms)} or longer; they run again at once"
-    )
-    if idle_ms < least_ms and count:
+    alone = f"left alone for {show_duration(idle_ms)} or longer"
+    if not count:
+        out.done(f"nothing to replay: no entry was {alone}", stream=stream, group=group, entries=0)
+        return
+    out.talk(f"{count:,} entries were {alone}; they run again at once")
+    if idle_ms < least_ms:
         out.warn(
             f"a live member renews within {show_duration(least_ms)}: with --idle below that, entries that are being "
             "handled just now run twice"
         )
-    if not count:
-        out.done("nothing to replay", stream=stream, group=group, entries=0)
-        return
     session.consent("replay them?", execute)
     moved = replay_pending(link, keys, group, min_idle_ms=idle_ms)
     out.done(
