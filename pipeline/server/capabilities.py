@@ -32,8 +32,8 @@ class Capabilities:
     """maxmemory-policy; anything but noeviction may evict whole streams."""
     replicas: int | None
     """Replicas connected at the time of asking."""
-    cluster: bool
-    """The server is a node of a cluster."""
+    cluster_nodes: int
+    """Nodes that share the cluster's slots; 0 for a server that is not in a cluster."""
     run_id: str
     """Changes when the server process does; empty if INFO is denied."""
 
@@ -72,7 +72,7 @@ def probe(calls: Calls) -> Capabilities:
             ("INFO", "memory"),
             ("INFO", "server"),
             ("INFO", "replication"),
-            ("INFO", "cluster"),
+            ("CLUSTER", "INFO"),
         ]
     )
     if isinstance(hello, AccessDeniedError):  # no password given where one is needed: nothing else would tell
@@ -96,7 +96,7 @@ def probe(calls: Calls) -> Capabilities:
         fsync=settings.get("appendfsync"),
         eviction=_info(memory).get("maxmemory_policy"),
         replicas=int(replicas) if replicas is not None else None,
-        cluster=_info(cluster).get("cluster_enabled") == "1" or greeting.get("mode") == b"cluster",
+        cluster_nodes=int(_info(cluster).get("cluster_size", 0)),
         run_id=about.get("run_id", ""),
     )
 

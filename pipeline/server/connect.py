@@ -179,7 +179,7 @@ class Connector:
 
         Raises:
             NotConnectedError: unreachable. AccessDeniedError: password, user or certificate refused.
-            UnsupportedServerError: the server is older than Redis 6.2.
+            UnsupportedServerError: the server is older than Redis 6.2, or shares its slots with other nodes.
         """
         timeout_ms = timeout_ms or self.timeout_ms
         link = self._open(purpose, timeout_ms)
@@ -189,6 +189,11 @@ class Connector:
                 if not capabilities.supported:
                     raise UnsupportedServerError(
                         f"{self.shown} is {capabilities.name}: Millstream needs Redis 6.2 or Valkey 7.2, or later"
+                    )
+                if capabilities.cluster_nodes > 1:
+                    raise UnsupportedServerError(
+                        f"{self.shown} is one of {capabilities.cluster_nodes} nodes of a cluster, between which this "
+                        "version does not route: use a server that is not in a cluster, or a cluster of one node"
                     )
             except MillstreamError:
                 link.close()
