@@ -81,8 +81,23 @@ class Encoder:
             start = end
         return packs
 
-    def gather(self, loose: list[Entry], most: int) -> list[Entry]:
-        """Entries that hold one event each, as fewer that hold packs of them; their events get their numbers."""
+    def gathered(self, entries: Sequence[Entry], most: int) -> list[Entry]:
+        """The same entries in order, those that hold an event gathered into packs of at most `most`."""
+        gathered: list[Entry] = []
+        loose: list[Entry] = []
+        for entry in entries:
+            if entry.fields is None:
+                loose.append(entry)
+                continue
+            gathered += self._gather(loose, most)
+            loose = []
+            gathered.append(entry)
+        return gathered + self._gather(loose, most)
+
+    def _gather(self, loose: list[Entry], most: int) -> list[Entry]:
+        """Entries that hold one event each as entries that hold packs; the events get their numbers here."""
+        if not loose:
+            return []
         first = self.reserve(len(loose))
         for offset, entry in enumerate(loose):
             entry.receipt._renumber(first + offset)

@@ -10,13 +10,11 @@ import os
 import select
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from pipeline.backoff import RECONNECT
 from pipeline.errors import (
-    AccessDeniedError,
     BufferFull,
     ClosedError,
     MillstreamError,
@@ -26,18 +24,16 @@ from pipeline.errors import (
 )
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import ProducerOptions
-from pipeline.server.append import AppendOptions, append_command, parse_append
-from pipeline.server.connect import Connector, Link
-from pipeline.server.scripts import Arg, script
+from pipeline.server.append import Appended
+from pipeline.server.connect import Connector
 from producers import at_exit
-from producers.batch import Batch, Batches, Entry, Fate, Settled
+from producers.batch import Entry, Fate, Settled
 from producers.confirm import Level
 from producers.encoder import Encoder
+from producers.exchange import LONGEST_SLEEP_MS, Exchange
 from producers.outbox import Outbox
 from producers.receipt import Failures, settle
 
-DAY_MS = 86_400_000
-LONGEST_SLEEP_MS = 3_600_000
 MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN", "MOVED", "CLUSTERDOWN"})
 """Refusals after which the primary is looked for anew."""
 
@@ -63,16 +59,6 @@ class Counts:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class _Flight:
-    """Requests written together, whose answers come in the same order."""
-
-    batches: list[tuple[Batches, Batch]]
-    loads: bool
-    waits: bool
-    sent_ms: float = field(default_factory=lambda: now_ms())
-
-
 def now_ms() -> float:
     """The steady clock, in ms."""
     return time.monotonic() * 1_000
@@ -89,20 +75,14 @@ class Sender:
         *,
         on_error: Callable[[SendError], None] | None = None,
     ) -> None:
-        self.connector = connector
         self.options = options
         self.level = Level.of(options.confirm, options.confirm_timeout_ms)
         self._on_error = on_error
-        self._append = AppendOptions(
-            expiry_ms=max(DAY_MS, 2 * options.send_timeout_ms),
-            dedupe_for_ms=options.dedupe_for_ms,
-            max_stream_entries=options.max_stream_entries,
-        )
-        self._begin(encoder)
+        self._begin(connector, encoder)
 
-    def _begin(self, encoder: Encoder) -> None:
+    def _begin(self, connector: Connector, encoder: Encoder) -> None:
         """Start with nothing."""
-        self._encoder = encoder
+        self._exchange = Exchange(connector, encoder, self.options, self.level)
         self.failures = Failures()
         self.counts = Counts()
         self._limited = Limited(_log)
@@ -117,11 +97,6 @@ class Sender:
         self._closing = False
         self._stopped = False
         self._give_up_ms = float("inf")
-        self._link: Link | None = None
-        self._flights: deque[_Flight] = deque()
-        self._load = True
-        self._load_error: MillstreamError | None = None
-        self._wait: tuple[str | int, ...] | None = None
         self._tries = 0
         self._connect_at_ms = 0.0
         self._why = ""
@@ -145,7 +120,7 @@ class Sender:
             had, was_full = bool(batches.waiting), batches.full
             self.outbox.add(batches, entry)
             # A stream that had something waiting is being held, or gathers until an answer comes.
-            wake = self._asleep and ((batches.full and not was_full) if self._flights else not had)
+            wake = self._asleep and ((batches.full and not was_full) if self._exchange.in_flight else not had)
             if wake:
                 self._asleep = False
             if self._thread is None:
@@ -212,7 +187,7 @@ class Sender:
             self._end(self.outbox.fail_all(ClosedError("the producer was closed before it was confirmed")))
         self._wake()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(self.connector.timeout_ms / 1_000 + 1)
+            thread.join(self._exchange.connector.timeout_ms / 1_000 + 1)
         self.report_dropped()
         return left
 
@@ -224,19 +199,12 @@ class Sender:
 
     def after_fork(self, encoder: Encoder, connector: Connector) -> None:
         """Begin anew in a forked child: the thread, the connection and what was held are the parent's."""
-        held, failures, ends, link = (
-            self.outbox,
-            self.failures,
-            (self._wake_read, self._wake_write),
-            self._link,
-        )
-        self._begin(encoder)
-        self.connector = connector
+        held, failures, ends = self.outbox, self.failures, (self._wake_read, self._wake_write)
+        self._exchange.disconnect()  # the child's copy of the socket: the parent's connection goes on
+        self._begin(connector, encoder)
         for end in ends:
             if end >= 0:
                 os.close(end)
-        if link is not None:
-            link.close()  # the child's copy: the parent's connection goes on
         failures.lock = threading.RLock()
         settle(held.fail_all(SendError("it was sent by the parent process, before the fork")), failures)
 
@@ -315,7 +283,7 @@ class Sender:
                 self._end(self.outbox.fail_all(SendError(f"the producer's thread failed: {error!r}")))
             raise
         finally:
-            self._drop_link()
+            self._exchange.disconnect()
             with self._lock:
                 ends, self._wake_read, self._wake_write = (self._wake_read, self._wake_write), -1, -1
             for end in ends:
@@ -332,174 +300,96 @@ class Sender:
         self._expire()
         if self.failures.dropped:
             self.report_dropped()
-        if self._link is None:
+        exchange = self._exchange
+        if not exchange.connected:
             self._connect()
-            return
-        if not self._flights:
+        elif not exchange.in_flight:
             if not self._take_off(only_full=False):
                 self._sleep()
+        elif not self.level.waits and self._take_off(only_full=True):
             return
-        if self.level.waits is False and self._take_off(only_full=True):
-            return
-        flight = self._flights[0]
-        answer_by_ms = (
-            flight.sent_ms + self.connector.timeout_ms + (self.level.timeout_ms if flight.waits else 0)
-        )
-        if self._wait_for_answer(answer_by_ms):
+        elif self._wait_for_answer():
+            # What has gathered meanwhile is on the wire before the answer is read.
             self._take_off(only_full=False)
             self._land()
-        elif now_ms() >= answer_by_ms:
-            raise NotConnectedError(
-                f"no answer from {self.connector.shown} within {self.connector.timeout_ms / 1_000:g} s"
-            )
+        elif now_ms() >= exchange.answer_by_ms:
+            shown, seconds = self._exchange.connector.shown, self._exchange.connector.timeout_ms / 1_000
+            raise NotConnectedError(f"no answer from {shown} within {seconds:g} s")
 
     def _connect(self) -> None:
-        now = now_ms()
         with self._lock:
             wanted = self.outbox.events > 0
-        if not wanted or now < self._connect_at_ms:
+        if not wanted or now_ms() < self._connect_at_ms:
             self._sleep(self._connect_at_ms if wanted else None)
             return
-        self.connector.forget_capabilities()
-        link = self.connector.link("producer")
-        try:
-            self.level.check(self.connector.capabilities(), replicas_too=False)
-        except MillstreamError:
-            link.close()
-            raise
-        self._link = link
-        self._wait = self.level.command(self.connector.capabilities()) if self.level.waits else None
-        self._load = True
+        self._exchange.connect()
         self._denied = None
         if self._tries:
             self.counts.reconnects += 1
-            _log.info("producer connected again", server=self.connector.shown, tries=self._tries)
+            _log.info("producer connected again", server=self._exchange.connector.shown, tries=self._tries)
 
     def _take_off(self, *, only_full: bool) -> bool:
         """Write the batches that are due; False if none is."""
-        link = self._link
-        assert link is not None, "connected"
         with self._lock:
             taken = self.outbox.take(now_ms(), only_full=only_full)
-        if not taken:
-            return False
-        commands: list[tuple[Arg, ...]] = []
-        loads, self._load = self._load, False
-        if loads:
-            commands.append(("SCRIPT", "LOAD", script("append").text))
-        for batches, batch in taken:
-            if any(entry.fields is None for entry in batch.entries):
-                batch.entries = self._packed(batch.entries)
-            commands.append(self._command(batches, batch))
-        if self._wait is not None:
-            commands.append(self._wait)
-        # On the list before it is written: a write that breaks may have reached the server in part.
-        self._flights.append(_Flight(taken, loads, self._wait is not None))
-        link.send(*commands)
-        return True
-
-    def _packed(self, entries: list[Entry]) -> list[Entry]:
-        packed: list[Entry] = []
-        loose: list[Entry] = []
-        for entry in entries:
-            if entry.fields is None:
-                loose.append(entry)
-                continue
-            if loose:
-                packed += self._encoder.gather(loose, self.options.pack)
-                loose = []
-            packed.append(entry)
-        return packed + (self._encoder.gather(loose, self.options.pack) if loose else [])
-
-    def _command(self, batches: Batches, batch: Batch) -> tuple[Arg, ...]:
-        entries = [entry.fields or [] for entry in batch.entries]
-        ids = {index: entry.dedupe for index, entry in enumerate(batch.entries) if entry.dedupe}
-        return append_command(
-            batches.keys,
-            self._encoder.producer,
-            number=batch.number,
-            base=batch.base,
-            entries=entries,
-            ids=ids,
-            source=batch.source,
-            before=batch.before,
-            after=batch.after,
-            options=self._append,
-        )
-
-    def _wait_for_answer(self, until_ms: float) -> bool:
-        link = self._link
-        assert link is not None, "connected"
-        with self._lock:
-            due_ms = self.outbox.due_ms(now_ms())
-            self._asleep = True
-        wait_ms = min(until_ms, due_ms or until_ms) - now_ms()
-        ready = link.ready(int(max(wait_ms, 0)) + 1, wake=self._wake_read)
-        self._awake()
-        return ready
+        if taken:
+            self._exchange.write(taken, now_ms())
+        return bool(taken)
 
     def _land(self) -> None:
-        """Read the answers of the oldest flight and settle what they decide."""
-        link = self._link
-        assert link is not None, "connected"
-        flight = self._flights[0]
-        if flight.loads:
-            reply = link.read_or_error()
-            self._load_error = reply if isinstance(reply, MillstreamError) else None
-        replies = [link.read_or_error() for _ in flight.batches]
-        reached, level_error = True, None
-        if flight.waits:
-            reply = link.read_or_error(self.connector.timeout_ms + self.level.timeout_ms)
-            reached = self.level.reached(reply)
-            level_error = reply if isinstance(reply, MillstreamError) else None
-        self._flights.popleft()
+        """Read the answers to what was written first, and settle what they decide."""
+        answers = self._exchange.read()
         self._tries = 0
         settled: list[Settled] = []
         leave = False
         with self._lock:
             now = now_ms()
-            for (batches, batch), reply in zip(flight.batches, replies, strict=True):
-                answer = parse_append(reply)
-                if isinstance(answer, ServerRefusedError):
-                    leave = leave or answer.code in MOVED_AWAY
-                    if answer.code == "NOSCRIPT":
-                        self._load = True
-                        if isinstance(self._load_error, AccessDeniedError):
-                            answer = self._load_error
-                    if answer.__class__ is ServerRefusedError:
-                        self._why = str(answer)
-                settled += batches.answered(batch, answer, now)
+            for one in answers:
+                if isinstance(one.answer, ServerRefusedError):
+                    self._why = str(one.answer)
+                    leave = leave or one.answer.code in MOVED_AWAY
+                settled += one.batches.answered(one.batch, one.answer, now)
                 if self.level.waits:
-                    settled += batches.levelled(batch, reached, level_error)
-                self.counts.repeats += getattr(answer, "repeated", False)
-            self.counts.batches += len(replies)
+                    settled += one.batches.levelled(one.batch, one.reached, one.level_error)
+                self.counts.repeats += isinstance(one.answer, Appended) and one.answer.repeated
+            self.counts.batches += len(answers)
             self._end(self.outbox.release(settled))
             if leave:
-                self._drop_link()
+                self._exchange.disconnect()
                 self.outbox.lost()
+
+    def _wait_for_answer(self) -> bool:
+        with self._lock:
+            now = now_ms()
+            due_ms = self.outbox.due_ms(now)
+            self._asleep = True
+        answer_by_ms = self._exchange.answer_by_ms
+        ready = self._exchange.ready(min(answer_by_ms, due_ms or answer_by_ms) - now, self._wake_read)
+        self._awake()
+        return ready
 
     def _sleep(self, until_ms: float | None = None) -> None:
         """Wait until something is added, something is due, or until_ms."""
-        link = self._link
+        connected = self._exchange.connected
         with self._lock:
             now = now_ms()
             if self._closing and not self.outbox.events:
                 return
-            if self.outbox.can_take(now) if link is not None else (until_ms is None and self.outbox.events):
+            if self.outbox.can_take(now) if connected else (until_ms is None and self.outbox.events):
                 return
-            due_ms = self.outbox.due_ms(now) if link is not None else self.outbox.deadline_ms()
+            due_ms = self.outbox.due_ms(now) if connected else self.outbox.deadline_ms()
             self._asleep = True
         times = [time_ms for time_ms in (until_ms, due_ms) if time_ms is not None]
         if self._closing:
             times.append(self._give_up_ms)
-        timeout_ms = int(max(min(times) - now, 0)) + 1 if times else None
-        if link is None:
+        timeout_ms = min(times) - now if times else None
+        if not connected:
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
-            poll.poll(timeout_ms)
-        elif link.ready(LONGEST_SLEEP_MS if timeout_ms is None else timeout_ms, wake=self._wake_read):
-            # Nothing was asked, so this is its end: noticed now, not by the next send.
-            self._drop_link()
+            poll.poll(None if timeout_ms is None else int(max(min(timeout_ms, LONGEST_SLEEP_MS), 0)) + 1)
+        elif self._exchange.ready(timeout_ms, self._wake_read):
+            # Nothing was asked, so this is the connection's end: noticed now, not by the next send.
+            self._exchange.disconnect()
         self._awake()
 
     def _awake(self) -> None:
@@ -520,7 +410,7 @@ class Sender:
 
     def _disconnected(self, error: MillstreamError) -> None:
         """After any failure of the connection: what was on the wire is sent again, in order, over a new one."""
-        self._drop_link()
+        self._exchange.disconnect()
         self._tries += 1
         self._why = str(error)
         passing = isinstance(error, NotConnectedError) or getattr(error, "passing", False)
@@ -533,12 +423,6 @@ class Sender:
         if not self._closing:
             said = "producer lost its connection" if passing else "producer refused"
             self._limited.warning("connection", said, error=str(error))
-
-    def _drop_link(self) -> None:
-        link, self._link = self._link, None
-        self._flights.clear()
-        if link is not None:
-            link.close()
 
     def _end(self, settled: list[Settled]) -> None:
         """Settle receipts, then tell those who wait for room or for the end. With the lock held."""

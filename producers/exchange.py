@@ -1,0 +1,174 @@
+"""Exchange: one producer's connection: writes batches, and reads their answers in the order they were written.
+
+Stands on a link. Decides nothing: answers go to whoever holds the outbox. After a failure it is disconnected, and
+what was in flight is forgotten here; the batches themselves live in the outbox.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import AccessDeniedError, MillstreamError, NotConnectedError, ServerRefusedError
+from pipeline.options import ProducerOptions
+from pipeline.server.append import Answer, AppendOptions, append_command, parse_append
+from pipeline.server.connect import Connector, Link
+from pipeline.server.scripts import Arg, script
+from producers.batch import Batch, Batches
+from producers.confirm import Level
+from producers.encoder import Encoder
+
+DAY_MS = 86_400_000
+LONGEST_SLEEP_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came back for one batch: the script's answer, and whether the confirm level was reached behind it."""
+
+    batches: Batches
+    batch: Batch
+    answer: Answer
+    reached: bool
+    level_error: MillstreamError | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """Requests written together, whose answers come in the same order."""
+
+    batches: Sequence[tuple[Batches, Batch]]
+    loads: bool
+    waits: bool
+    sent_ms: float
+
+
+class Exchange:
+    """Connected or not; used by the sender's thread alone."""
+
+    def __init__(
+        self, connector: Connector, encoder: Encoder, options: ProducerOptions, level: Level
+    ) -> None:
+        self.connector = connector
+        self._encoder = encoder
+        self._options = options
+        self._level = level
+        self._append = AppendOptions(
+            expiry_ms=max(DAY_MS, 2 * options.send_timeout_ms),
+            dedupe_for_ms=options.dedupe_for_ms,
+            max_stream_entries=options.max_stream_entries,
+        )
+        self._link: Link | None = None
+        self._flights: deque[_Flight] = deque()
+        self._load = True
+        self._load_error: MillstreamError | None = None
+        self._wait: tuple[str | int, ...] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._link is not None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether answers are awaited."""
+        return bool(self._flights)
+
+    @property
+    def answer_by_ms(self) -> float:
+        """When the next answer is overdue."""
+        flight = self._flights[0]
+        return flight.sent_ms + self.connector.timeout_ms + (self._level.timeout_ms if flight.waits else 0)
+
+    def connect(self) -> None:
+        """Connect, and check that this server can give the confirm level: it may be another than last time.
+
+        Raises:
+            NotConnectedError: unreachable. AccessDeniedError, UnsupportedServerError: it is no use trying on.
+        """
+        self.connector.forget_capabilities()
+        link = self.connector.link("producer")
+        try:
+            server = self.connector.capabilities()
+            self._level.check(server, replicas_too=False)
+        except MillstreamError:
+            link.close()
+            raise
+        self._link = link
+        self._wait = self._level.command(server) if self._level.waits else None
+        self._load = True
+
+    def disconnect(self) -> None:
+        """Close the connection; what is in flight has no answer any more."""
+        link, self._link = self._link, None
+        self._flights.clear()
+        if link is not None:
+            link.close()
+
+    def write(self, taken: Sequence[tuple[Batches, Batch]], now_ms: float) -> None:
+        """Put batches on the wire, in this order, and behind them what waits for the confirm level."""
+        commands: list[tuple[Arg, ...]] = []
+        loads, self._load = self._load, False
+        if loads:
+            commands.append(("SCRIPT", "LOAD", script("append").text))
+        for batches, batch in taken:
+            commands.append(self._command(batches, batch))
+        if self._wait is not None:
+            commands.append(self._wait)
+        # In flight before it is written: a write that breaks may have reached the server in part.
+        self._flights.append(_Flight(taken, loads, self._wait is not None, now_ms))
+        self._open().send(*commands)
+
+    def ready(self, timeout_ms: float | None, wake: int) -> bool:
+        """Whether the next answer, or the end of the connection, is there within the time; `wake` ends the wait."""
+        wait_ms = LONGEST_SLEEP_MS if timeout_ms is None else int(max(timeout_ms, 0)) + 1
+        return self._open().ready(wait_ms, wake=wake)
+
+    def read(self) -> list[Answered]:
+        """The answers to what was written together first.
+
+        Raises:
+            NotConnectedError: the connection broke.
+        """
+        link, flight = self._open(), self._flights[0]
+        if flight.loads:
+            reply = link.read_or_error()
+            self._load_error = reply if isinstance(reply, MillstreamError) else None
+        answers = [self._answer(parse_append(link.read_or_error())) for _ in flight.batches]
+        reached, level_error = True, None
+        if flight.waits:
+            reply = link.read_or_error(self.connector.timeout_ms + self._level.timeout_ms)
+            reached = self._level.reached(reply)
+            level_error = reply if isinstance(reply, MillstreamError) else None
+        self._flights.popleft()
+        return [
+            Answered(batches, batch, answer, reached, level_error)
+            for (batches, batch), answer in zip(flight.batches, answers, strict=True)
+        ]
+
+    def _answer(self, answer: Answer) -> Answer:
+        if isinstance(answer, ServerRefusedError) and answer.code == "NOSCRIPT":
+            self._load = True
+            if isinstance(self._load_error, AccessDeniedError):
+                return self._load_error
+        return answer
+
+    def _command(self, batches: Batches, batch: Batch) -> tuple[Arg, ...]:
+        if any(entry.fields is None for entry in batch.entries):
+            batch.entries = self._encoder.gathered(batch.entries, self._options.pack)
+        return append_command(
+            batches.keys,
+            self._encoder.producer,
+            number=batch.number,
+            base=batch.base,
+            entries=[entry.fields or [] for entry in batch.entries],
+            ids={index: entry.dedupe for index, entry in enumerate(batch.entries) if entry.dedupe},
+            source=batch.source,
+            before=batch.before,
+            after=batch.after,
+            options=self._append,
+        )
+
+    def _open(self) -> Link:
+        if self._link is None:
+            raise NotConnectedError(f"not connected to {self.connector.shown}")
+        return self._link
