@@ -90,6 +90,7 @@ class ThreadExecutor:
 
     def __init__(self, spec: ConsumerSpec, finished: Finished, wake: Callable[[], None]) -> None:
         self._spec = spec
+        self._wants_delivery = spec.wants_delivery  # a look at its signature: once, not per event
         self._finished = finished
         self._wake = wake
         self._queue: deque[Delivery] = deque()
@@ -184,7 +185,7 @@ class ThreadExecutor:
     def _run(self, delivery: Delivery) -> Outcome:
         spec = self._spec
         try:
-            if spec.wants_delivery:
+            if self._wants_delivery:
                 spec.handler(delivery.event, delivery)
             else:
                 spec.handler(delivery.event)
@@ -230,6 +231,7 @@ class LoopExecutor:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._spec = spec
+        self._wants_delivery = spec.wants_delivery  # a look at its signature: once, not per event
         self._finished = finished
         self._wake = wake
         self._loop = loop
@@ -336,7 +338,7 @@ class LoopExecutor:
         try:
             if spec.options.batch is not None:
                 result = spec.handler([delivery.event for delivery in batch])
-            elif spec.wants_delivery:
+            elif self._wants_delivery:
                 result = spec.handler(batch[0].event, batch[0])
             else:
                 result = spec.handler(batch[0].event)
