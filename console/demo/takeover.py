@@ -1,0 +1,70 @@
+"""Takeover: what a killed worker held, and how it comes to the others.
+
+Pure: it is told what the server and the accounts say.
+"""
+
+import math
+from collections import Counter
+
+from console.demo.account import Handled
+from console.demo.happenings import Happening, Happenings
+from pipeline.units import show_duration
+
+CLAIM_AFTER_MS = 3_000
+
+
+class Takeover:
+    """One killed worker, from its end until nothing is held in its name any more."""
+
+    def __init__(
+        self, happenings: Happenings, group: str, pid: int, *, by: str, at_ms: int, entries: list[str]
+    ) -> None:
+        """by: how its end is told ("you killed 4133", "4133 was killed"); entries: ids of what it held."""
+        self.group = group
+        self.pid = pid
+        self.at_ms = at_ms
+        self.entries = entries
+        self.took_ms: int | None = None
+        """How long it took until the last of them was another's, in ms; None as long as it goes on."""
+        self._by = by
+        self._takers: Counter[int] = Counter()
+        self._happenings = happenings
+        self._line: Happening = happenings.say(self._going_on("the others", at_ms))
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is held in its name any more."""
+        return self.took_ms is not None or not self.entries
+
+    def handled(self, pid: int, line: Handled) -> None:
+        """One of its events was handled by somebody."""
+        if pid != self.pid and line.at_ms >= self.at_ms:
+            self._takers[pid] += 1
+
+    def look(self, left: int, others: list[int], now_ms: int) -> None:
+        """So many entries are still held in its name; `others` are the workers that may take them."""
+        if self.done:
+            return
+        if left:
+            self._line.text = self._going_on(_names(others) or "the others", now_ms)
+            return
+        self.took_ms = now_ms - self.at_ms
+        who = _names([pid for pid, _ in self._takers.most_common(2)]) or _names(others) or "another worker"
+        self._happenings.say_on(
+            self._line, f"{self._held()}; {who} took over after {show_duration(self.took_ms)}"
+        )
+
+    def _held(self) -> str:
+        count = len(self.entries)
+        return f"{self._by} with {count:,} event{'s' if count != 1 else ''} running"
+
+    def _going_on(self, who: str, now_ms: int) -> str:
+        if not self.entries:
+            return f"{self._by}; it held nothing just then"
+        left_s = max(math.ceil((self.at_ms + CLAIM_AFTER_MS - now_ms) / 1_000), 0)
+        when = f"in {left_s} s" if left_s else "any moment"
+        return f"{self._held()}; {who} will take over {when}"
+
+
+def _names(pids: list[int]) -> str:
+    return " and ".join(map(str, sorted(pids)))
