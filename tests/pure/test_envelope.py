@@ -101,9 +101,10 @@ def test_a_newer_envelope_is_an_unknown_format() -> None:
         read_dead([b"d", msgpack.packb({"version": 2})])
 
 
+_NO_VALUES: tuple[Any, ...] = (-1, None, b"x", [], True)
 WRONG: list[Any] = [7, {}, [], ["1"], [True, *GOOD[1:]], GOOD[:-1], [*GOOD, 1]]
 for _at in range(1, 8):
-    WRONG += [[*GOOD[:_at], wrong, *GOOD[_at + 1 :]] for wrong in (-1, None, b"x", [], True)]
+    WRONG += [[*GOOD[:_at], wrong, *GOOD[_at + 1 :]] for wrong in _NO_VALUES]
 
 
 @pytest.mark.parametrize("envelope", WRONG)
