@@ -50,7 +50,10 @@ local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 redis.call('HSETNX', KEYS[2], ARGV[2] .. ':since', string.format('%d', now_ms))
 if state ~= 'exists' then
   if position == '$' then position = last end
-  redis.call('HSET', KEYS[2], ARGV[2] .. ':pos:main', position,
-    ARGV[2] .. ':token', string.format('%d', now_ms) .. '-' .. ARGV[5])
+  redis.call('HSET', KEYS[2], ARGV[2] .. ':pos:main', position)
+end
+if state ~= 'exists' or not failed(again) then
+  -- what somebody still holds may now be delivered to another
+  redis.call('HSET', KEYS[2], ARGV[2] .. ':token', string.format('%d', now_ms) .. '-' .. ARGV[5])
 end
 return {state, position, redis.call('XLEN', KEYS[1])}
