@@ -207,8 +207,8 @@ class Batches:
         self.waiting_bytes -= entry.size_bytes
         return entry
 
-    def take(self, now_ms: float, *, only_full: bool = False) -> list[Batch]:
-        """The batches to send now, in this order: first those to be sent again, then new ones.
+    def take(self, now_ms: float, *, only_full: bool = False, most: int = MAX_UNCONFIRMED) -> list[Batch]:
+        """The batches to send now, in this order: first those to be sent again, then new ones; at most `most`.
 
         only_full: make new batches only as far as they are full (while an answer is awaited anyway).
         """
@@ -218,11 +218,13 @@ class Batches:
             # Each earlier request must be answered first: its answer may be the one that says how far they came.
             if self._in_air:
                 return []
-            self._resend = False
-            taken = list(self._unconfirmed)
+            taken = list(self._unconfirmed)[:most]
+            self._resend = len(taken) < len(self._unconfirmed)
         else:
             taken = []
-        while self.waiting and len(self._unconfirmed) < MAX_UNCONFIRMED and (self.full or not only_full):
+        room = 0 if self._resend else min(MAX_UNCONFIRMED - len(self._unconfirmed), most - len(taken))
+        while self.waiting and room > 0 and (self.full or not only_full):
+            room -= 1
             batch = Batch(self.next_number, self._next_entries())
             self.next_number += 1
             self._unconfirmed.append(batch)

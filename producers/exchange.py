@@ -28,7 +28,8 @@ class Answered:
     batches: Batches
     batch: Batch
     answer: Answer
-    reached: bool
+    reached: bool | None
+    """None: not known, the connection broke before."""
     level_error: MillstreamError | None
 
 
@@ -123,27 +124,32 @@ class Exchange:
         wait_ms = LONGEST_SLEEP_MS if timeout_ms is None else int(max(timeout_ms, 0)) + 1
         return self._open().ready(wait_ms, wake=wake)
 
-    def read(self) -> list[Answered]:
-        """The answers to what was written together first.
+    def read(self) -> tuple[list[Answered], NotConnectedError | None]:
+        """The answers to what was written together first; and, if the connection broke among them, that.
 
-        Raises:
-            NotConnectedError: the connection broke.
+        What was answered before it broke counts: else a connection that breaks again and again would never get on.
         """
         link, flight = self._open(), self._flights[0]
-        if flight.loads:
-            reply = link.read_or_error()
-            self._load_error = reply if isinstance(reply, MillstreamError) else None
-        answers = [self._answer(parse_append(link.read_or_error())) for _ in flight.batches]
-        reached, level_error = True, None
-        if flight.waits:
-            reply = link.read_or_error(self.connector.timeout_ms + self._level.timeout_ms)
-            reached = self._level.reached(reply)
-            level_error = reply if isinstance(reply, MillstreamError) else None
-        self._flights.popleft()
+        answers: list[Answer] = []
+        reached, level_error, known = True, None, not flight.waits
+        error: NotConnectedError | None = None
+        try:
+            if flight.loads:
+                reply = link.read_or_error()
+                self._load_error = reply if isinstance(reply, MillstreamError) else None
+            for _ in flight.batches:
+                answers.append(self._answer(parse_append(link.read_or_error())))  # noqa: PERF401 - kept if one fails
+            if flight.waits:
+                reply = link.read_or_error(self.connector.timeout_ms + self._level.timeout_ms)
+                reached, known = self._level.reached(reply), True
+                level_error = reply if isinstance(reply, MillstreamError) else None
+            self._flights.popleft()
+        except NotConnectedError as broken:
+            error = broken
         return [
-            Answered(batches, batch, answer, reached, level_error)
-            for (batches, batch), answer in zip(flight.batches, answers, strict=True)
-        ]
+            Answered(batches, batch, answer, reached if known else None, level_error)
+            for (batches, batch), answer in zip(flight.batches, answers, strict=False)
+        ], error
 
     def _answer(self, answer: Answer) -> Answer:
         if isinstance(answer, ServerRefusedError) and answer.code == "NOSCRIPT":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import MillstreamError
 from pipeline.options import ProducerOptions, confirm_level
+from pipeline.server.append import MAX_UNCONFIRMED
 from producers.batch import Batch, Batches, Entry, Settled
 
 MAX_IDLE_STREAMS = 1_000
@@ -60,12 +61,14 @@ class Outbox:
         self._release([entry])
         return batches.stream, entry
 
-    def take(self, now_ms: float, *, only_full: bool = False) -> list[tuple[Batches, Batch]]:
-        """The batches to send now, in this order."""
+    def take(
+        self, now_ms: float, *, only_full: bool = False, most: int = MAX_UNCONFIRMED
+    ) -> list[tuple[Batches, Batch]]:
+        """The batches to send now, in this order; at most `most` of a stream."""
         return [
             (batches, batch)
             for batches in self._busy()
-            for batch in batches.take(now_ms, only_full=only_full)
+            for batch in batches.take(now_ms, only_full=only_full, most=most)
         ]
 
     def lost(self) -> None:

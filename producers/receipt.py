@@ -11,11 +11,13 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipeline.errors import BufferFull, NotConfirmed, SendError, SendUnknownError
+from pipeline.errors import MillstreamError, NotConfirmed, SendError, SendUnknownError
+from pipeline.server.append import Appended
 from pipeline.units import show_duration
 from producers.batch import Entry, Fate, Settled
 
 _Future: TypeAlias = "asyncio.Future[None]"
+_GRAVEST = (Fate.UNKNOWN, Fate.FAILED, Fate.DROPPED, Fate.NOT_REACHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Receipt:
     """The end of one send, as soon as it is known: `receipt.result()`, or `await receipt`."""
 
     __slots__ = (
+        "_ended",
         "_events",
         "_failures",
         "_first",
@@ -109,8 +112,11 @@ class Receipt:
         self._first = first_number
         self._events = events
         self._given = given
-        self._open = 1
-        self._parts: list[tuple[Entry, int, Settled]] = []
+        self._open = 1 if events else 0
+        # Of each entry in the stream: its first event, how many it holds, and where it stands in its batch. Nothing
+        # here leads to the batch itself: a receipt that is kept keeps nothing else.
+        self._parts: list[tuple[int, int, Appended, int]] = []
+        self._ended: dict[Fate, tuple[str, MillstreamError | None]] = {}
         self._unread: _Unread | None = None
         self._waiters: list[threading.Event | _Future] | None = None
 
@@ -138,24 +144,23 @@ class Receipt:
     @property
     def entry_ids(self) -> list[str]:
         """Where the events stand, as far as they are known to be in the stream; in the order they were given."""
-        ids: list[str] = []
-        known: dict[int, list[str]] = {}
-        for entry, position, settled in sorted(self._parts, key=lambda part: part[0].index):
-            if settled.appended is None:
-                continue
-            batch = known.get(id(settled))
-            if batch is None:
-                batch = known[id(settled)] = settled.appended.entry_ids(len(settled.entries))
-            ids += [batch[position]] * entry.events
-        return ids
+        parts = sorted(self._parts, key=lambda part: part[0])
+        batches: dict[int, tuple[Appended, int]] = {}
+        for _, _, appended, position in parts:
+            _, most = batches.get(id(appended), (appended, 0))
+            batches[id(appended)] = (appended, max(most, position + 1))
+        known = {batch: appended.entry_ids(most) for batch, (appended, most) in batches.items()}
+        return [
+            known[id(appended)][position] for _, events, appended, position in parts for _ in range(events)
+        ]
 
     @property
     def entry_id(self) -> str:
         """Where the event stands, or the first of several; empty until it is known to be in the stream."""
         if len(self._parts) == 1:  # without spelling out the ids of a whole batch
-            _, position, settled = self._parts[0]
-            if settled.appended is not None and not settled.appended.skipped:
-                return f"{settled.appended.first_ms}-{settled.appended.first_seq + position}"
+            _, _, appended, position = self._parts[0]
+            if not appended.skipped:
+                return f"{appended.first_ms}-{appended.first_seq + position}"
         ids = self.entry_ids
         return ids[0] if ids else ""
 
@@ -223,45 +228,38 @@ class Receipt:
         self, entry: Entry, position: int, settled: Settled
     ) -> "list[threading.Event | _Future] | None":
         """Note the end of one entry; the waiters to wake if it was the last. With Failures.lock held."""
-        self._parts.append((entry, position, settled))
+        if settled.appended is not None:
+            self._parts.append((entry.index, entry.events, settled.appended, position))
+        if settled.fate is not Fate.CONFIRMED:
+            self._ended.setdefault(settled.fate, (settled.stream, settled.error))
         self._open -= 1
         if self._open:
             return None
-        error = self._judge()
-        if error is not None:
-            self._unread = _Unread(error, self._failures)
-            if isinstance(error.__cause__, BufferFull):  # what when_full=drop_oldest asked for
+        if self._ended:
+            self._unread = _Unread(self._judge(), self._failures)
+            if Fate.DROPPED in self._ended:  # as when_full=drop_oldest asked for
                 self._unread.look()
         waiters, self._waiters = self._waiters, None
         return waiters
 
-    def _judge(self) -> SendError | None:
+    def _judge(self) -> SendError:
         """One error for all parts: what is in doubt outweighs what failed, which outweighs a level not reached."""
-        if len(self._parts) == 1 and self._parts[0][2].fate is Fate.CONFIRMED:
-            return None
-        by_fate: dict[Fate, Settled] = {}
-        for _, _, settled in self._parts:
-            by_fate.setdefault(settled.fate, settled)
-        for fate in (Fate.UNKNOWN, Fate.FAILED, Fate.DROPPED, Fate.NOT_REACHED):
-            if fate in by_fate:
-                return self._error_of(by_fate[fate])
-        return None
-
-    def _error_of(self, settled: Settled) -> SendError:
-        why = f": {settled.error}" if settled.error else ""
+        fate = min(self._ended, key=_GRAVEST.index)
+        stream, cause = self._ended[fate]
+        why = f": {cause}" if cause else ""
         count = f" ({len(self.entry_ids):,} of {self._events:,} events are in it)" if self._events > 1 else ""
-        where = f"stream {settled.stream!r}{count}"
-        if settled.fate is Fate.NOT_REACHED:
+        where = f"stream {stream!r}{count}"
+        if fate is Fate.NOT_REACHED:
             error: SendError = NotConfirmed(
                 f"in {where}, but confirm={self._level} was not reached in time{why}",
                 entry_id=self.entry_id,
                 reached="accepted",
             )
-        elif settled.fate is Fate.UNKNOWN:
+        elif fate is Fate.UNKNOWN:
             error = SendUnknownError(f"may or may not be in {where}{why}")
         else:
             error = SendError(f"not in {where}{why}")
-        error.__cause__ = settled.error
+        error.__cause__ = cause
         return error
 
 

@@ -24,7 +24,7 @@ from pipeline.errors import (
 )
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import ProducerOptions
-from pipeline.server.append import Appended
+from pipeline.server.append import MAX_UNCONFIRMED, Appended
 from pipeline.server.connect import Connector
 from producers import at_exit
 from producers.batch import Entry, Fate, Settled
@@ -98,6 +98,7 @@ class Sender:
         self._stopped = False
         self._give_up_ms = float("inf")
         self._tries = 0
+        self._broken = 0
         self._connect_at_ms = 0.0
         self._why = ""
         self._denied: MillstreamError | None = None
@@ -330,16 +331,21 @@ class Sender:
 
     def _take_off(self, *, only_full: bool) -> bool:
         """Write the batches that are due; False if none is."""
+        # One wait for a level stands behind all batches of a flight: after a broken one, fewer are risked together.
+        most = max(MAX_UNCONFIRMED >> self._broken, 1) if self.level.waits else MAX_UNCONFIRMED
         with self._lock:
-            taken = self.outbox.take(now_ms(), only_full=only_full)
+            taken = self.outbox.take(now_ms(), only_full=only_full, most=most)
         if taken:
             self._exchange.write(taken, now_ms())
         return bool(taken)
 
     def _land(self) -> None:
         """Read the answers to what was written first, and settle what they decide."""
-        answers = self._exchange.read()
-        self._tries = 0
+        answers, broken = self._exchange.read()
+        if answers:
+            self._tries = 0
+        if broken is None:
+            self._broken = 0
         settled: list[Settled] = []
         leave = False
         with self._lock:
@@ -349,7 +355,7 @@ class Sender:
                     self._why = str(one.answer)
                     leave = leave or one.answer.code in MOVED_AWAY
                 settled += one.batches.answered(one.batch, one.answer, now)
-                if self.level.waits:
+                if self.level.waits and one.reached is not None:
                     settled += one.batches.levelled(one.batch, one.reached, one.level_error)
                 self.counts.repeats += isinstance(one.answer, Appended) and one.answer.repeated
             self.counts.batches += len(answers)
@@ -357,6 +363,8 @@ class Sender:
             if leave:
                 self._exchange.disconnect()
                 self.outbox.lost()
+        if broken is not None:
+            raise broken
 
     def _wait_for_answer(self) -> bool:
         with self._lock:
@@ -412,6 +420,7 @@ class Sender:
         """After any failure of the connection: what was on the wire is sent again, in order, over a new one."""
         self._exchange.disconnect()
         self._tries += 1
+        self._broken += 1
         self._why = str(error)
         passing = isinstance(error, NotConnectedError) or getattr(error, "passing", False)
         self._connect_at_ms = now_ms() + RECONNECT.wait_ms(self._tries)

@@ -106,10 +106,10 @@ class Proxy:
             thread.join(5)
         self._folder.cleanup()
 
-    def swallow_every(self, nth: int) -> None:
-        """Every nth reply from now on disappears, and its connection with it."""
+    def swallow_every(self, nth: int, *, having: bytes = b"") -> None:
+        """Every nth reply from now on that contains these bytes disappears, and its connection with it."""
         counter = itertools.count(1)
-        self.swallow = lambda _number, _reply: next(counter) % nth == 0
+        self.swallow = lambda _number, reply: having in reply and next(counter) % nth == 0
 
     def cut_after(self, *, replies: int = 0, request_bytes: int = 0, reply_bytes: int = 0) -> None:
         """Break the connection on which the so-many-th reply, or byte, passes next; once."""
