@@ -28,7 +28,8 @@ HOMES = {
     "hiredis": ("pipeline.server",),
     "msgpack": ("pipeline.codec",),
     "zstandard": ("pipeline",),
-    "structlog": ("pipeline.observe", "producers.logs"),
+    # The demo's service stands for a user's application.
+    "structlog": ("pipeline.observe", "producers.logs", "console.demo.service"),
     "click": ("console",),
     "rich": ("console",),
 }

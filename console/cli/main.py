@@ -17,7 +17,10 @@ from console.settings import PREFIX
 
 # Section, then verb: its one line of help. Each verb is the attribute `verb` of the module of its name in this folder.
 VERBS = {
-    "Start": {"server": "Run the embedded server in the foreground."},
+    "Start": {
+        "demo": "See it work: two groups, killed workers, nothing lost.",
+        "server": "Run the embedded server in the foreground.",
+    },
     "Send and read": {
         "produce": "Lines, JSON lines or logfmt into a stream.",
         "tail": "Show a stream's events, and follow them.",

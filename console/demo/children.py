@@ -81,9 +81,11 @@ class Child:
         if not self.ended:
             self._process.send_signal(signal.SIGTERM)
 
-    def close(self) -> None:
-        """End it now, if it still runs."""
+    def end(self) -> None:
+        """End it now, if it still runs. May be called twice."""
         if not self.ended:
             self._process.kill()
         self._process.wait(KILL_S)
-        os.close(self._alive)
+        if self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1

@@ -37,6 +37,7 @@ class Crew:
     def __init__(self, run: RunFolder, group: str, on_change: Callable[[Change], None]) -> None:
         self.group = group
         self._on_change = on_change
+        self._stopped = False
         self._supervisor = Supervisor(
             command=command("worker", str(run.path), group),
             processes=PROCESSES,
@@ -67,13 +68,22 @@ class Crew:
         return False
 
     def stop(self) -> None:
-        """Ask the workers to stop; asked again, kill them."""
-        if self._thread.is_alive():
+        """Ask the workers to stop."""
+        if self._thread.is_alive() and not self._stopped:
+            self._stopped = True
             self._supervisor.stop()
 
-    def close(self) -> None:
-        """Wait until they are gone; those that take longer than their grace are killed."""
-        self._thread.join()
+    @property
+    def gone(self) -> bool:
+        """Whether all of them have ended, and none is started again."""
+        return not self._thread.is_alive()
+
+    def end(self) -> None:
+        """End them now, if any still runs. May be called twice."""
+        if self._thread.is_alive():
+            self.stop()
+            self._supervisor.stop()  # the second time, they are killed
+            self._thread.join()
 
     def _changed(self, what: str, worker: Worker) -> None:
         if worker.process is not None:

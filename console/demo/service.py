@@ -7,8 +7,10 @@ import random
 import signal
 import sys
 import time
+from collections.abc import MutableMapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -65,7 +67,7 @@ def main() -> int:
     log_to_stderr()
     producer = RecordedProducer(run.url, AccountWriter(run.confirmed("service")))
 
-    def shipped(_: object, __: str, said: dict[str, object]) -> dict[str, object]:
+    def shipped(_: object, __: str, said: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         producer.send(STREAM, dict(said), type=f"log.{said['level']}", source="/shop")
         return said
 

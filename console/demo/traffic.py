@@ -1,6 +1,6 @@
 """Traffic: what a small shop's services have to say: checkout, payments, mail. Pure but for its own dice.
 
-Most of it is information; about 1 line in 20 is a warning and 1 in 70 an error, as on a day that is neither good nor bad.
+Most of it is information; about 1 line in 20 is a warning and 1 in 70 an error: a day neither good nor bad.
 """
 
 import random

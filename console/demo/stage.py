@@ -1,0 +1,198 @@
+"""Stage: all that a demo consists of, from the data folder to the last worker, and its orderly end.
+
+Stands on the folder, the server, the children, the crews and the watch. However it ends, its processes end too: asked
+to where there is time, killed where there is none, and by their pipes if the demo itself is killed.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from console.demo.children import Child
+from console.demo.crew import PROCESSES, Crew
+from console.demo.folder import GROUPS, DemoFolder, RunFolder
+from console.demo.happenings import Happenings
+from console.demo.watch import Watch
+from pipeline.errors import MillstreamError
+from pipeline.server.connect import Connector
+from pipeline.server.embedded import EmbeddedServer
+
+READY_S = 20.0
+"""Workers have joined their groups within this time, or something is wrong."""
+SENT_S = 30.0
+"""What is on its way is confirmed within this time after sending was stopped."""
+STILL_S = 30.0
+"""Draining has failed when nothing moved for so long."""
+LOOK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOptions:
+    """What is played, and where."""
+
+    folder: Path
+    """Data folder, kept."""
+    per_s: float = 200.0
+    """Events a second from the service."""
+    events: int | None = None
+    """The service sends so many; None: until it is stopped."""
+    files: Sequence[Path] = field(default_factory=tuple)
+    """Log files to follow."""
+
+
+class Stage:
+    """One run of the demo, inside a with block."""
+
+    def __init__(self, options: StageOptions, happenings: Happenings, *, me: str) -> None:
+        self.options = options
+        self.happenings = happenings
+        self._me = me
+        self._exit = contextlib.ExitStack()
+        self._senders: list[Child] = []
+        self._crews: list[Crew] = []
+
+    def __enter__(self) -> "Stage":
+        """Start the server and the workers. Nothing is sent yet.
+
+        Raises:
+            MillstreamError: the folder is in use or cannot be written, or no server can be started.
+        """
+        with contextlib.ExitStack() as started:
+            self.run: RunFolder = started.enter_context(DemoFolder(self.options.folder))
+            started.callback(_log_to(self.run.log("demo")))
+            self.server = EmbeddedServer.acquire(self.run.home, fsync="always")
+            started.callback(self.server.close)
+            self.connector = Connector(self.run.url)
+            started.callback(self.connector.close)
+            self.about = self.connector.capabilities().durability_line()
+            self.watch = Watch(self.run, self.server, self.connector, self.happenings, self._me)
+            started.callback(self._end_processes)
+            self._crews = [Crew(self.run, group, self.watch.note) for group in GROUPS]
+            self.watch.meet(self._crews)
+            self._exit = started.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exit.close()
+
+    @property
+    def crews(self) -> Sequence[Crew]:
+        """The workers, group by group."""
+        return self._crews
+
+    def wait_for_workers(self, on_look: Callable[[], None]) -> None:
+        """Until every group has all its workers.
+
+        Raises:
+            MillstreamError: they do not come; says where to look.
+        """
+        until_s = time.monotonic() + READY_S
+        while not all(len(self.ready(group)) == PROCESSES for group in GROUPS):
+            if time.monotonic() > until_s:
+                raise MillstreamError(
+                    f"the workers did not start within {READY_S:g} s: see {self.run.path}/*.log"
+                )
+            self._look(on_look)
+
+    def ready(self, group: str) -> list[int]:
+        """The workers of a group that run and have joined it."""
+        held = self.watch.standings[group].held if group in self.watch.standings else {}
+        return [pid for crew in self._crews if crew.group == group for pid in crew.pids() if pid in held]
+
+    def send(self) -> None:
+        """Start what sends."""
+        options = self.options
+        count = () if options.events is None else (str(options.events),)
+        self._senders.append(Child(self.run, "service", [f"{options.per_s:g}", *count]))
+
+    @property
+    def sending(self) -> bool:
+        """Whether something still sends."""
+        return not all(child.ended for child in self._senders)
+
+    def kill_worker(self, group: str) -> int | None:
+        """SIGKILL the worker of a group that holds most; its pid, None if none can be killed just now."""
+        ready = self.ready(group)
+        held = self.watch.standings[group].held if ready else {}
+        for pid in sorted(ready, key=lambda pid: held.get(pid, 0), reverse=True):
+            self.watch.killed_worker(pid)
+            if any(crew.kill(pid) for crew in self._crews if crew.group == group):
+                return pid
+        return None
+
+    def kill_server(self) -> int:
+        """SIGKILL the server; the next who needs it starts it again. Its pid."""
+        pid = self.server.pid
+        self.watch.killed_server()
+        with contextlib.suppress(ProcessLookupError):  # somebody else was faster
+            os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def stop_sending(self, on_look: Callable[[], None]) -> None:
+        """Stop what sends, and wait until all that was sent is confirmed, or known not to be."""
+        for child in self._senders:
+            child.stop()
+        until_s = time.monotonic() + SENT_S
+        while self.sending and time.monotonic() < until_s:
+            self._look(on_look)
+        for child in self._senders:
+            child.end()
+        self._look(on_look)
+
+    def drain(self, on_look: Callable[[], None]) -> bool:
+        """Wait until every group has settled all it was sent; False if it stands still."""
+        still_since_s, before = time.monotonic(), -1
+        looks = 0
+        while (
+            looks < 2
+        ):  # the accounts are read after the server was asked: the second look has seen them all
+            self._look(on_look)
+            looks = looks + 1 if self.watch.drained else 0
+            left = self.watch.waiting
+            if left != before:
+                still_since_s, before = time.monotonic(), left
+            if time.monotonic() - still_since_s > STILL_S:
+                return False
+        return True
+
+    def stop_workers(self, on_look: Callable[[], None]) -> None:
+        """End the workers in order."""
+        for crew in self._crews:
+            crew.stop()
+        for crew in self._crews:
+            while not crew.gone:
+                on_look()
+                time.sleep(LOOK_S)
+
+    def _look(self, on_look: Callable[[], None]) -> None:
+        self.watch.look()
+        on_look()
+        time.sleep(LOOK_S)
+
+    def _end_processes(self) -> None:
+        for crew in self._crews:
+            crew.end()
+        for child in self._senders:
+            child.end()
+
+
+def _log_to(path: Path) -> Callable[[], None]:
+    """Send what the library has to say to a file: the terminal is the screen's. Returns the way back."""
+    logger = logging.getLogger("millstream")
+    handler = logging.FileHandler(path, "a", "utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    before, propagate = logger.handlers[:], logger.propagate
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+
+    def back() -> None:
+        logger.handlers[:] = before
+        logger.propagate = propagate
+        handler.close()
+
+    return back
