@@ -11,6 +11,8 @@ from console.demo.happenings import Happening, Happenings
 from pipeline.units import show_duration
 
 CLAIM_AFTER_MS = 3_000
+ACCOUNTS_MS = 1_000
+"""Who took over is told when all its events stand in accounts, or after so long."""
 
 
 class Takeover:
@@ -26,6 +28,7 @@ class Takeover:
         self.entries = entries
         self.took_ms: int | None = None
         """How long it took until the last of them was another's, in ms; None as long as it goes on."""
+        self._told = not entries
         self._by = by
         self._takers: Counter[int] = Counter()
         self._happenings = happenings
@@ -33,8 +36,8 @@ class Takeover:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is held in its name any more."""
-        return self.took_ms is not None or not self.entries
+        """Whether nothing is held in its name any more, and that was told."""
+        return self._told
 
     def handled(self, pid: int, line: Handled) -> None:
         """One of its events was handled by somebody."""
@@ -43,16 +46,26 @@ class Takeover:
 
     def look(self, left: int, others: list[int], now_ms: int) -> None:
         """So many entries are still held in its name; `others` are the workers that may take them."""
-        if self.done:
+        if self._told:
             return
         if left:
             self._line.text = self._going_on(_names(others) or "the others", now_ms)
+        elif self.took_ms is None:
+            self.took_ms = now_ms - self.at_ms
+
+    def tell(self, now_ms: int) -> None:
+        """Say how it ended, as soon as the accounts show who handled its events."""
+        if self._told or self.took_ms is None:
             return
-        self.took_ms = now_ms - self.at_ms
-        who = _names([pid for pid, _ in self._takers.most_common(2)]) or _names(others) or "another worker"
-        self._happenings.say_on(
-            self._line, f"{self._held()}; {who} took over after {show_duration(self.took_ms)}"
-        )
+        waited_ms = now_ms - self.at_ms - self.took_ms
+        if self._takers.total() < len(self.entries) and waited_ms < ACCOUNTS_MS:
+            return
+        self._told = True
+        who = _names(list(self._takers))
+        took = show_duration(self.took_ms)
+        # None: what it had done was acknowledged just before it died.
+        end = f"{who} took over after {took}" if who else "they were settled before it was gone"
+        self._happenings.say_on(self._line, f"{self._held()}; {end}")
 
     def _held(self) -> str:
         count = len(self.entries)

@@ -89,6 +89,8 @@ class Watch:
             except MillstreamError:  # killed meanwhile, or loading: the next look finds out
                 self._gone()
         self._read_accounts()
+        for takeover in self.takeovers:
+            takeover.tell(now_ms())
         for group in GROUPS:
             if link is not None and group in self.standings:
                 self.lost[group] = self.ledger.groups[group].missing(self.standings[group].floor)
@@ -146,7 +148,7 @@ class Watch:
             self._tell(link, self._untold[0])
             self._untold.popleft()
         for takeover in self.takeovers:
-            if not takeover.done:
+            if takeover.took_ms is None and not takeover.done:
                 left = held_by(link, self.keys, takeover.group, takeover.pid)
                 takeover.look(len(left), self._others(takeover), now_ms())
 
