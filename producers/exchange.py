@@ -58,6 +58,9 @@ class Exchange:
             dedupe_for_ms=options.dedupe_for_ms,
             max_stream_entries=options.max_stream_entries,
         )
+        # Read in the caller's thread: its first use imports modules, and a fork in the midst of an import in another
+        # thread leaves the child with half a module.
+        self._script = script("append")
         self._link: Link | None = None
         self._flights: deque[_Flight] = deque()
         self._load = True
@@ -110,7 +113,7 @@ class Exchange:
         commands: list[tuple[Arg, ...]] = []
         loads, self._load = self._load, False
         if loads:
-            commands.append(("SCRIPT", "LOAD", script("append").text))
+            commands.append(("SCRIPT", "LOAD", self._script.text))
         for batches, batch in taken:
             commands.append(self._command(batches, batch))
         if self._wait is not None:

@@ -104,7 +104,7 @@ class Producer:
             EncodeError, EventTooLargeError: it cannot be sent. BufferFull: no room within `block`.
             ClosedError: closed. In each case nothing was queued.
         """
-        entry = self._entry(data, type, key, id, headers, time, source)
+        entry = self.entry(data, type, key, id, headers, time, source)
         self._sender.add(self._namespace + stream, entry)
         receipt: Receipt = entry.receipt
         return receipt
@@ -133,25 +133,10 @@ class Producer:
         Raises:
             As send().
         """
-        events = [
-            row
-            if isinstance(row, Event)
-            else Event(
-                row,
-                type=type if isinstance(type, str) else type(row),
-                key=key if isinstance(key, str) else key(row),
-                id=id(row) if id else "",
-                headers=headers,
-                time=time(row) if time else None,
-            )
-            for row in rows
-        ]
-        per_entry = self.options.pack if pack is None else 100 if pack is True else int(pack)
-        entries = self.entries(events, pack=per_entry)
+        entries = self.many(rows, type=type, key=key, id=id, headers=headers, time=time, pack=pack)
         if not entries:
-            return Receipt(self._sender.failures, self.id, self.options.confirm, 0, 0)
-        name = self._namespace + stream
-        self._sender.add_all(name, entries)
+            return self.nothing()
+        self._sender.add_all(self._namespace + stream, entries)
         receipt: Receipt = entries[0].receipt
         return receipt
 
@@ -198,7 +183,86 @@ class Producer:
         state = "closed" if self._closed else f"{self._sender.outbox.events:,} events held"
         return f"<Producer {self.id} at {self._connector.shown}, {state}>"
 
-    # For the sources, the log shippers and AsyncProducer.
+    # For AsyncProducer, the sources and the log shippers.
+
+    def add(self, stream: str, entry: Entry, *, block_ms: float | None = None) -> None:
+        """Queue an entry made by this producer."""
+        self._sender.add(self._namespace + stream, entry, block_ms=block_ms)
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call it, once and from another thread, as soon as something has left the buffer."""
+        self._sender.when_room(call)
+
+    def give_up(self, stream: str, entries: Sequence[Entry], error: MillstreamError) -> None:
+        """End entries that were never queued."""
+        self._sender.give_up(self._namespace + stream, entries, error)
+
+    def nothing(self) -> Receipt:
+        """The receipt of sending nothing."""
+        return Receipt(self._sender.failures, self.id, self.options.confirm, 0, 0)
+
+    def many(
+        self,
+        rows: Iterable[Any],
+        *,
+        type: Of,  # noqa: A002
+        key: Of,
+        id: Callable[[Any], str] | None,  # noqa: A002
+        headers: Mapping[str, str] | None,
+        time: Callable[[Any], datetime] | None,
+        pack: int | bool | None,
+    ) -> list[Entry]:
+        """The rows of one send_many() as entries under one receipt."""
+        events = [
+            row
+            if isinstance(row, Event)
+            else Event(
+                row,
+                type=type if isinstance(type, str) else type(row),
+                key=key if isinstance(key, str) else key(row),
+                id=id(row) if id else "",
+                headers=headers,
+                time=time(row) if time else None,
+            )
+            for row in rows
+        ]
+        return self.entries(
+            events, pack=self.options.pack if pack is None else 100 if pack is True else int(pack)
+        )
+
+    def entry(
+        self,
+        data: Any,
+        type: str,  # noqa: A002
+        key: str,
+        id: str,  # noqa: A002
+        headers: Mapping[str, str] | None,
+        time: datetime | None,
+        source: str,
+    ) -> Entry:
+        """One event as an entry with its receipt."""
+        if isinstance(data, Event):
+            event = data
+            if type or key or id or headers or time or source:
+                raise UsageError("an Event says itself what its type, key, id, headers, time and source are")
+        else:
+            event = Event(data, type=type, key=key, id=id, headers=headers, time=time, source=source)
+        encoder = self._encoder
+        options = self.options
+        given = {0: event.given_id} if event.given_id else None
+        packed = options.pack and not given
+        number = 0 if packed else encoder.number()  # of a pack: known once it is made
+        receipt = Receipt(self._sender.failures, encoder.producer, options.confirm, number, 1, given)
+        deadline_ms = now_ms() + options.send_timeout_ms
+        if packed:
+            body = encoder.body(event)
+            # Without its data: the body is what is sent, and what counts against the buffer.
+            bare = Event(
+                type=event.type, key=event.key, headers=event.headers or None, time_ms=event.known_time_ms
+            )
+            return Entry(None, len(body) + 32, deadline_ms, receipt, event=bare, body=body)
+        fields = encoder.single(event, number)
+        return Entry(fields, sum(map(len, fields)), deadline_ms, receipt, dedupe=event.given_id)
 
     def entries(self, events: Sequence[Event], *, pack: int = 0) -> list[Entry]:
         """Events as entries under one receipt, packed as far as they may be.
@@ -272,40 +336,6 @@ class Producer:
             self._connector.close()
         at_exit.forget(self)
         return left
-
-    def _entry(
-        self,
-        data: Any,
-        type: str,  # noqa: A002
-        key: str,
-        id: str,  # noqa: A002
-        headers: Mapping[str, str] | None,
-        time: datetime | None,
-        source: str,
-    ) -> Entry:
-        """One event as an entry with its receipt."""
-        if isinstance(data, Event):
-            event = data
-            if type or key or id or headers or time or source:
-                raise UsageError("an Event says itself what its type, key, id, headers, time and source are")
-        else:
-            event = Event(data, type=type, key=key, id=id, headers=headers, time=time, source=source)
-        encoder = self._encoder
-        options = self.options
-        given = {0: event.given_id} if event.given_id else None
-        packed = options.pack and not given
-        number = 0 if packed else encoder.number()  # of a pack: known once it is made
-        receipt = Receipt(self._sender.failures, encoder.producer, options.confirm, number, 1, given)
-        deadline_ms = now_ms() + options.send_timeout_ms
-        if packed:
-            body = encoder.body(event)
-            # Without its data: the body is what is sent, and what counts against the buffer.
-            bare = Event(
-                type=event.type, key=event.key, headers=event.headers or None, time_ms=event.known_time_ms
-            )
-            return Entry(None, len(body) + 32, deadline_ms, receipt, event=bare, body=body)
-        fields = encoder.single(event, number)
-        return Entry(fields, sum(map(len, fields)), deadline_ms, receipt, dedupe=event.given_id)
 
     def _check_level(self) -> None:
         """Refuse at start what the server cannot give; a server that is not there yet is asked when it is."""

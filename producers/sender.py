@@ -10,7 +10,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from pipeline.backoff import RECONNECT
@@ -142,9 +142,13 @@ class Sender:
             except (BufferFull, ClosedError) as error:
                 if not index:
                     raise
-                with self._lock:
-                    self._end([Settled(stream, entries[index:], Fate.FAILED, error=error)])
+                self.give_up(stream, entries[index:], error)
                 return
+
+    def give_up(self, stream: str, entries: Sequence[Entry], error: MillstreamError) -> None:
+        """End entries that were never queued."""
+        with self._lock:
+            self._end([Settled(stream, entries, Fate.FAILED, error=error)])
 
     def when_room(self, call: Callable[[], None]) -> None:
         """Call it, once, from the sender's thread, as soon as something has left the buffer."""
