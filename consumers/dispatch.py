@@ -169,6 +169,8 @@ class Dispatch:
             self._bury(held, fields, after_failure(error, held.attempt, self._routes[0][0].options.retry))
             return None
         with state.lock:
+            if held.taken_over:
+                return None
             if entry.is_pack and held.deliveries > 1:
                 self._split(held, events)
                 return None
@@ -204,9 +206,9 @@ class Dispatch:
                 held.returning = True
             else:
                 again = self._again(held, delivery.index, held.attempt - 1, "handed back")
-                held.moves.append(Move("again", again_fields(again, encode_again(delivery.event))))
+                held.moves = (*held.moves, Move("again", again_fields(again, encode_again(delivery.event))))
         elif outcome.kind is not Kind.DONE:
-            held.moves.append(self._move(delivery, outcome))
+            held.moves = (*held.moves, self._move(delivery, outcome))
         held.unfinished -= 1
         if held.unfinished == 0:
             self._state.settling.append(held)
@@ -280,14 +282,18 @@ class Dispatch:
     def _bury(self, held: Held, fields: list[bytes], outcome: Outcome) -> None:
         """The whole entry becomes a dead letter, its bytes unchanged."""
         with self._state.lock:
-            held.moves.append(Move("dead", dead_fields(self._letter(held, 0, outcome), fields)))
+            held.moves = (Move("dead", dead_fields(self._letter(held, 0, outcome), fields)),)
             self._decided(held)
 
     def _split(self, held: Held, events: Sequence[Event]) -> None:
         """A pack that was running when its worker died: each event goes on alone, so that one convicts no others."""
-        for index, event in enumerate(events):
-            again = self._again(held, index, held.attempt - 1, "split")
-            held.moves.append(Move("again", again_fields(again, encode_again(event))))
+        held.moves = [
+            Move(
+                "again",
+                again_fields(self._again(held, index, held.attempt - 1, "split"), encode_again(event)),
+            )
+            for index, event in enumerate(events)
+        ]
         self._decided(held)
 
     def _return(self, held: Held) -> None:

@@ -18,6 +18,7 @@ from pipeline.server.groups import (
     MAX_IDS,
     Command,
     MovedEntry,
+    Settled,
     move_command,
     nonce,
     parse_settled,
@@ -45,6 +46,7 @@ class Settler:
     def __init__(self, state: MemberState) -> None:
         self._state = state
         self._untaught: set[Script] = set()
+        self._finished = 0  # events settled by the answer that is being taken in
 
     def run_once(self, link: Link) -> int:
         """Settle all that is finished, over this link; how many entries were asked for."""
@@ -149,29 +151,33 @@ class Settler:
     def _take_in(self, settlement: Settlement, reply: Reply) -> MillstreamError | None:
         state = self._state
         with state.lock:
+            failure = None
             if settlement.script.name == "settle":
-                settled = parse_settled(reply)
-                lost = set(settled.taken_over)
-                for held in settlement.held:
-                    if held.entry_id in lost:
-                        state.lose(held)
-                    else:
-                        self._done(held)
-                if not settled.group_there:
-                    state.say.warning(
-                        "group lost", "consumer group is gone, it is recreated", group=state.group
-                    )
-                if settled.taken_over:
-                    self._say_taken_over(len(lost))
-                state.counts.settled += settled.count
+                self._settled(settlement.held, parse_settled(reply))
             elif settlement.script.name == "move":
-                return self._moved(settlement.held, reply)
+                failure = self._moved(settlement.held, reply)
             else:
                 for held in settlement.held:
                     state.releasing.discard(held)
                     state.window.remove(held)
                 state.counts.handed_back += reply
-        return None
+            state.window.finished(self._finished, now_ms())
+            self._finished = 0
+        return failure
+
+    def _settled(self, held: Sequence[Held], settled: Settled) -> None:
+        state = self._state
+        lost = set(settled.taken_over)
+        for one in held:
+            if one.entry_id in lost:
+                state.lose(one)
+            else:
+                self._done(one)
+        if not settled.group_there:
+            state.say.warning("group lost", "consumer group is gone, it is recreated", group=state.group)
+        if lost:
+            self._say_taken_over(len(lost))
+        state.counts.settled += settled.count
 
     def _moved(self, held: Sequence[Held], answers: Reply) -> MillstreamError | None:
         state = self._state
@@ -193,7 +199,7 @@ class Settler:
 
     def _done(self, held: Held) -> None:
         if self._state.window.remove(held):
-            self._state.window.finished(held.events, now_ms())
+            self._finished += held.events
 
     def _say_taken_over(self, count: int) -> None:
         self._state.say.warning(

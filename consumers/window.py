@@ -49,7 +49,7 @@ class Held:
         """Events in it that count against the window."""
         self.unfinished = 1
         """Events of it that have no outcome yet."""
-        self.moves: list[Move] = []
+        self.moves: Sequence[Move] = ()
         self.limit: int | None = None
         """Most entries the member may hold while this one runs (poison ladder); None for any number."""
         self.returning = False
@@ -68,10 +68,10 @@ class Held:
 
 
 class Window:
-    """Entries held, by (stream key, entry id), and how many more may be read."""
+    """Entries held, by (ref, entry id), and how many more may be read."""
 
     def __init__(self, *, least_events: int, fixed_events: int | None, max_bytes: int) -> None:
-        self._held: dict[tuple[str, bytes], Held] = {}
+        self._held: dict[tuple[GroupRef, bytes], Held] = {}
         self._suspects: set[Held] = set()
         self._least = least_events
         self._fixed = fixed_events
@@ -92,11 +92,11 @@ class Window:
 
     def get(self, ref: GroupRef, entry_id: bytes) -> Held | None:
         """The held entry, if we hold it."""
-        return self._held.get((ref.key, entry_id))
+        return self._held.get((ref, entry_id))
 
     def add(self, held: Held) -> None:
         """Count an entry in; its number of events is learned later, by decoding (counted())."""
-        self._held[held.ref.key, held.entry_id] = held
+        self._held[held.ref, held.entry_id] = held
         self.events += held.events
         self.bytes += held.size
         self._entry_bytes += (held.size - self._entry_bytes) * (
@@ -111,11 +111,12 @@ class Window:
 
     def remove(self, held: Held) -> bool:
         """Count an entry out; False if it was not held any more."""
-        if self._held.pop((held.ref.key, held.entry_id), None) is None:
+        if self._held.pop((held.ref, held.entry_id), None) is None:
             return False
         self.events -= held.events
         self.bytes -= held.size
-        self._suspects.discard(held)
+        if held.limit is not None:
+            self._suspects.discard(held)
         return True
 
     def finished(self, events: int, now_ms: int) -> None:

@@ -55,7 +55,9 @@ def check_stream_name(name: str) -> str:
     tag = re.fullmatch(r"([^{}]*)\{([^{}]+)\}([^{}]*)", name)
     if tag is None:
         if "{" in name or "}" in name:
-            raise UsageError(f"stream name {name!r}: braces come as one pair around a cluster tag, as in '{{shop}}:orders'")
+            raise UsageError(
+                f"stream name {name!r}: braces come as one pair around a cluster tag, as in '{{shop}}:orders'"
+            )
         return name
     before, _, after = tag.groups()
     if not before and not after.strip(":"):
@@ -125,9 +127,12 @@ class StreamKeys:
         return f"StreamKeys({self.stream!r})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GroupRef:
-    """A group on one of the streams it reads: the stream itself, or its own `again` stream."""
+    """A group on one of the streams it reads: the stream itself, or its own `again` stream.
+
+    Compared by identity, which is quick: a member makes its refs once, and every entry it holds points to one.
+    """
 
     keys: StreamKeys
     group: str
@@ -145,5 +150,7 @@ def stream_of(key: str) -> tuple[str, str] | None:
     match = re.fullmatch(r"\{([^{}]+)\}:(.*)", key, re.DOTALL)
     if match and match[2].split(":", 1)[0] in RESERVED_WORDS:
         return match[1], match[2]
-    match = re.fullmatch(r"([^{}]*\{[^{}]+\}[^{}]*?):((?:%s)(?::.*)?)" % "|".join(RESERVED_WORDS), key, re.DOTALL)
+    match = re.fullmatch(
+        r"([^{}]*\{[^{}]+\}[^{}]*?):((?:%s)(?::.*)?)" % "|".join(RESERVED_WORDS), key, re.DOTALL
+    )
     return (match[1], match[2]) if match else None
