@@ -2,7 +2,8 @@
 
 An entry of a group's `again` stream begins with field `a` (what happened to the event so far), a dead letter with
 field `d` (why it died); the fields as they were sent follow, unchanged, so that even a corrupt entry can be looked at
-and sent again. docs/wire.md has the exact bytes.
+and sent again. Thousands of them, more than a script can add, are folded into one (`aw`, `dw`). docs/wire.md has the
+exact bytes.
 """
 
 import re
@@ -16,6 +17,8 @@ from pipeline.errors import DecodeError, UnknownFormatError
 VERSION: Final = 1
 MAX_BYTES: Final = 1 << 16
 """Most bytes of an envelope that is read; what is written stays below, its texts being cut."""
+MAX_FIELDS: Final = 4_000
+"""Most names and values that follow an envelope as they are: the server's Lua passes at most some 7,990 to XADD."""
 
 _REASON_BYTES = 4_096
 _TRACEBACK_BYTES = 24_576
@@ -85,7 +88,7 @@ def again_fields(again: Again, fields: Sequence[bytes]) -> list[bytes]:
         VERSION, again.runs, again.crashes, again.stream, again.entry_id, again.index, again.first_failed_ms,
         _cut(again.why, _NAME_BYTES),
     ]  # fmt: skip
-    return [b"a", pack(envelope), *fields]
+    return _enveloped(b"a", pack(envelope), fields)
 
 
 def read_again(fields: Sequence[bytes]) -> tuple[Again | None, list[bytes]]:
@@ -94,7 +97,7 @@ def read_again(fields: Sequence[bytes]) -> tuple[Again | None, list[bytes]]:
     Raises:
         DecodeError: the envelope is corrupt. UnknownFormatError: it is of a newer version.
     """
-    if len(fields) < 2 or fields[0] != b"a":
+    if len(fields) < 2 or fields[0] not in (b"a", b"aw"):
         return None, list(fields)
     array = _unpack(fields[1])
     if type(array) is not list or not array or type(array[0]) is not int:
@@ -113,7 +116,7 @@ def read_again(fields: Sequence[bytes]) -> tuple[Again | None, list[bytes]]:
         runs=runs, crashes=crashes, stream=stream, entry_id=entry_id, index=index,
         first_failed_ms=first_failed_ms, why=why,
     )  # fmt: skip
-    return again, list(fields[2:])
+    return again, _sent(fields)
 
 
 def dead_fields(letter: DeadLetter, fields: Sequence[bytes]) -> list[bytes]:
@@ -124,7 +127,7 @@ def dead_fields(letter: DeadLetter, fields: Sequence[bytes]) -> list[bytes]:
         if name in _TEXTS:
             value = _cut(value, _CUT_BYTES.get(name, _NAME_BYTES), keep_end=name == "traceback")
         envelope[name] = value
-    return [b"d", pack(envelope), *fields]
+    return _enveloped(b"d", pack(envelope), fields)
 
 
 def read_dead(fields: Sequence[bytes]) -> tuple[DeadLetter | None, list[bytes]]:
@@ -135,7 +138,7 @@ def read_dead(fields: Sequence[bytes]) -> tuple[DeadLetter | None, list[bytes]]:
     Raises:
         DecodeError: the envelope is corrupt. UnknownFormatError: it is of a newer version.
     """
-    if len(fields) < 2 or fields[0] != b"d":
+    if len(fields) < 2 or fields[0] not in (b"d", b"dw"):
         return None, list(fields)
     envelope = _unpack(fields[1])
     if type(envelope) is not dict or type(envelope.get("version")) is not int:
@@ -149,7 +152,7 @@ def read_dead(fields: Sequence[bytes]) -> tuple[DeadLetter | None, list[bytes]]:
             _check_text(value)
         else:
             _check_number(value)
-    return DeadLetter(**known), list(fields[2:])
+    return DeadLetter(**known), _sent(fields)
 
 
 def retry_body(fields: Sequence[bytes]) -> bytes:
@@ -167,6 +170,21 @@ def read_retry_body(body: bytes) -> list[bytes]:
     if len(fields) % 2:
         raise DecodeError("the body of a retry is not an array of names and values")
     return fields
+
+
+def _enveloped(name: bytes, envelope: bytes, fields: Sequence[bytes]) -> list[bytes]:
+    if len(fields) <= MAX_FIELDS:
+        return [name, envelope, *fields]
+    return [name + b"w", envelope, b"f", pack_fields(fields)]
+
+
+def _sent(fields: Sequence[bytes]) -> list[bytes]:
+    """The fields that follow an envelope, unfolded."""
+    if fields[0] in (b"a", b"d"):
+        return list(fields[2:])
+    if len(fields) != 4:
+        raise DecodeError("the envelope is not followed by one field that holds the others")
+    return unpack_fields(fields[3])
 
 
 def _unpack(raw: bytes) -> Any:

@@ -56,6 +56,26 @@ def test_a_dead_letter_comes_back_with_the_fields_unchanged(letter: DeadLetter, 
     assert read_dead(dead_fields(letter, fields)) == (letter, fields)
 
 
+@pytest.mark.parametrize("count", [4_000, 4_002, 30_000])
+def test_thousands_of_fields_come_back_unchanged(count: int) -> None:
+    """What is added by a script stays below the 8,000 values that Lua passes on: a foreign entry may hold more."""
+    fields = [b"%d" % number for number in range(count)]
+    again, letter = Again(stream="s", entry_id="1-1"), DeadLetter(reason="r")
+    assert len(again_fields(again, fields)) == len(dead_fields(letter, fields)) <= 4_002
+    assert read_again(again_fields(again, fields)) == (again, fields)
+    assert read_dead(dead_fields(letter, fields)) == (letter, fields)
+
+
+@pytest.mark.parametrize(
+    "rest", [[], [b"f"], [b"f", b"\xc1"], [b"f", b"\x91\x01"], [b"f", b"\x90", b"g", b""]]
+)
+def test_a_folded_envelope_that_is_not_followed_by_fields_is_corrupt(rest: list[bytes]) -> None:
+    """Total, as all reading is."""
+    letter = dead_fields(DeadLetter(reason="r"), [])[1]
+    with pytest.raises(DecodeError):
+        read_dead([b"dw", letter, *rest])
+
+
 @given(FIELDS)
 def test_the_body_of_a_retry_is_an_array_of_raw_strings(fields: list[bytes]) -> None:
     """promote.lua unpacks it and adds what is in it; the server's cmsgpack knows no bin type."""
