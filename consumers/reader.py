@@ -105,8 +105,9 @@ class Reader:
         """Hold what a read brought; it is handed on with the next round."""
         state = self._state
         entries = parse_read(reply)
+        now = now_ms()
         read = [
-            Held(ref, entry_id, fields or (), token=token, deliveries=1, now_ms=now_ms())
+            Held(ref, entry_id, fields or (), token=token, deliveries=1, now_ms=now)
             for ref in state.refs
             for entry_id, fields in entries.get(ref.key.encode(), ())
         ]
