@@ -1,7 +1,7 @@
 """Output: how a verb says what it found. Results go to stdout, everything said about them to stderr.
 
-A verb gives values as the code keeps them (ms, bytes, None for unknown); a Column says how people read one. JSON
-shows the values themselves under the column's name, so scripts depend on no wording.
+A verb gives values as the code keeps them (ms, bytes, None for unknown); Columns choose what people see of them, and
+how. JSON has all values as they are, under their names, so scripts depend on no wording.
 """
 
 import shutil
@@ -54,7 +54,7 @@ def as_time(ms: int | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One value of a row: its name in JSON, its title, and how people read it."""
+    """One value of a row: its name, its title, and how people read it."""
 
     name: str
     title: str
@@ -90,11 +90,11 @@ class Output:
         """A list of alike things; `none` is said where there are none."""
         if self.format == "ndjson":
             for row in rows:
-                self.item(_chosen(columns, row))
+                self.item(row)
             return
         listed = list(rows)
         if self.format == "json":
-            write(sys.stdout, json_text([_chosen(columns, row) for row in listed], indent=2))
+            write(sys.stdout, json_text(listed, indent=2))
             return
         if listed:
             for line in self.table(columns, listed):
@@ -105,9 +105,9 @@ class Output:
     def record(self, columns: Sequence[Column], row: Mapping[str, Any]) -> None:
         """One thing: a line per value."""
         if self.format == "ndjson":
-            self.item(_chosen(columns, row))
+            self.item(row)
         elif self.format == "json":
-            write(sys.stdout, json_text(_chosen(columns, row), indent=2))
+            write(sys.stdout, json_text(row, indent=2))
         else:
             width = max(len(column.title) for column in columns)
             colored = self.colored(sys.stdout)
@@ -181,10 +181,6 @@ def write(stream: TextIO, text: str, *, flush: bool = False) -> None:
     stream.write(text + "\n")
     if flush:
         stream.flush()
-
-
-def _chosen(columns: Sequence[Column], row: Mapping[str, Any]) -> dict[str, Any]:
-    return {column.name: row.get(column.name) for column in columns}
 
 
 def _fitted(columns: Sequence[Column], widths: list[int], room: int) -> list[int]:

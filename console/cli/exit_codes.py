@@ -85,7 +85,9 @@ def _hints(error: BaseException) -> list[str]:
         return [
             "is a server running there? `millstream server` starts one here; --url or MILLSTREAM_URL names another"
         ]
-    if isinstance(error, AccessDeniedError) and "NOAUTH" in str(error):
+    if isinstance(error, AccessDeniedError) and (
+        "NOAUTH" in str(error) or "Authentication required" in str(error)
+    ):
         return ["put user and password into MILLSTREAM_URL: redis://USER:PASSWORD@HOST:PORT/DB"]
     if isinstance(error, NoSuchGroupError):
         return ["`millstream group ls STREAM` shows the groups there are"]
@@ -101,4 +103,4 @@ def _from_environment(error: click.BadParameter) -> str:
         return ""
     if ctx.get_parameter_source(option.name) is not ParameterSource.ENVIRONMENT:
         return ""
-    return f"{ctx.auto_envvar_prefix}_{option.name.upper()}"
+    return str(option.envvar)

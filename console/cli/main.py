@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from console.cli.exit_codes import OK, USAGE, reader_went_away, report
 from console.cli.session import Session
-from console.cli.verb import common_options, unknown_word
+from console.cli.verb import common_options, name_variables, unknown_word
 from console.settings import PREFIX
 
 # Section, then verb: its one line of help. Each verb is the attribute `verb` of the module of its name in this folder.
@@ -43,6 +43,11 @@ _PLURALS = {f"{noun}s": noun for noun in NOUNS}
 
 class Root(click.Group):
     """The verbs, found by name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As every verb does."""
+        name_variables(self, ctx)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs, without importing one."""

@@ -94,7 +94,14 @@ def ls(
         ref = GroupRef(StreamKeys(stream), group, again=again)
         room = limit + 1 - len(found)
         if room:
-            found += pending(link, ref, start=begin, count=room, consumer=consumer, min_idle_ms=idle)
+            found += pending(
+                link,
+                ref,
+                start="-" if again and not again_only else begin,
+                count=room,
+                consumer=consumer,
+                min_idle_ms=idle,
+            )
     kinds = {one.name: one.kind for one in consumers(link, stream, group)} if found else {}
     rows = [asdict(one) | {"kind": kinds.get(one.consumer, "leftover")} for one in found[:limit]]
     session.out.rows(_COLUMNS, rows, none=f"nothing is pending with group {group} of {stream}")

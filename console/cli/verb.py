@@ -13,6 +13,8 @@ import click
 from console.cli.session import Session
 from console.output import FORMATS
 
+NEAR = 0.75
+"""How alike a word must be to a verb to be taken for a slip, where a stream's name may stand too."""
 Example = tuple[str, str]
 """A command, and what it does."""
 
@@ -49,10 +51,15 @@ def common_options() -> list[click.Parameter]:
 
 
 class _Helpful(click.Command):
-    """Help with the verb's own options first, then those of all verbs, then examples."""
+    """Help with the verb's own options first, then those of all verbs, then examples; a variable for each option."""
 
     examples: Sequence[Example] = ()
     common: Sequence[click.Parameter] = ()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Name each option's variable after what people type, not after what our function calls it."""
+        name_variables(self, ctx)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Two sections, so that the options that matter here stand out."""
@@ -104,9 +111,8 @@ class Noun(_Helpful, click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default verb where a verb is missing."""
         at = self._after_common(args)
-        if ctx.resilient_parsing:  # a shell asks what could stand here
-            return super().parse_args(ctx, args)
-        if at == len(args) or self._wants_default(ctx, args[at]):
+        asked_by_shell = ctx.resilient_parsing  # what could stand here
+        if not asked_by_shell and (at == len(args) or self._wants_default(ctx, args[at])):
             args.insert(at, self.default)
         return super().parse_args(ctx, args)
 
@@ -162,7 +168,15 @@ class Noun(_Helpful, click.Group):
         if word.startswith("-"):
             return True
         takes_names = any(isinstance(param, click.Argument) for param in self.commands[self.default].params)
-        return takes_names and not get_close_matches(word, self.commands)
+        return takes_names and not get_close_matches(word, self.commands, cutoff=NEAR)
+
+
+def name_variables(command: click.Command, ctx: click.Context) -> None:
+    """Give each option its environment variable: --keep of `stream trim` is MILLSTREAM_STREAM_TRIM_KEEP."""
+    for param in command.params:
+        if isinstance(param, click.Option) and param.allow_from_autoenv and ctx.auto_envvar_prefix:
+            word = max(param.opts, key=len).lstrip("-").replace("-", "_").upper()
+            param.envvar = f"{ctx.auto_envvar_prefix}_{word}"
 
 
 def unknown_word(word: str, known: Sequence[str], ctx: click.Context) -> click.UsageError:

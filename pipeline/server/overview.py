@@ -23,6 +23,8 @@ MANY_CONSUMERS = 1_000
 """A group with more names than this is not asked for each of them when only its state is wanted."""
 ATTENDED_MS = 60_000
 """A consumer that is no member of Millstream's counts as being there if it asked for entries within this time."""
+ALIVE_MS = 5_000
+"""A member beats twice a second; one that was silent for longer than this is not shown as alive."""
 LAGGING_MS = 10_000
 """A group lags when its oldest unread entry has waited longer than this."""
 CLAIM_AFTER_MS = 30_000
@@ -408,7 +410,7 @@ def _heartbeats(members: Reply, now_ms: int) -> dict[str, tuple[int, int]]:
 
 def _kind(beat: tuple[int, int] | None, idle_ms: int) -> str:
     if beat is not None:
-        return "member" if beat[0] <= beat[1] else "leftover"
+        return "member" if beat[0] <= min(beat[1], ALIVE_MS) else "leftover"
     return "foreign" if idle_ms < ATTENDED_MS else "leftover"
 
 

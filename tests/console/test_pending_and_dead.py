@@ -1,0 +1,170 @@
+"""millstream pending and dead: what is stuck and what died, with all that is known about why."""
+
+import pytest
+
+from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields
+from pipeline.event import Event
+from pipeline.keys import StreamKeys
+from pipeline.server.connect import Link
+from pipeline.server.groups import join
+from pipeline.wire import decode_entry as decoded
+from pipeline.wire import encode_again, encode_entry
+from tests.console.command import here
+
+
+@pytest.fixture
+def held(motley: str, link: Link) -> list[str]:
+    """The ids of a motley stream's entries, all of them delivered to a consumer `c` of group `g`."""
+    join(link, StreamKeys(motley), "g", start="0-0", lost=False)
+    reply = link.call("XREADGROUP", "GROUP", "g", "c", "COUNT", "100", "STREAMS", motley, ">")
+    return [entry[0].decode() for entry in reply[0][1]]
+
+
+def again(link: Link, stream: str, fields: list[bytes], **facts: object) -> str:
+    """An entry of the group's `again` stream, delivered to `c`; its id."""
+    key = StreamKeys(stream).again("g")
+    entry_id: str = link.call("XADD", key, "*", *again_fields(Again(stream=stream, **facts), fields)).decode()  # type: ignore[arg-type]
+    link.call("XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "STREAMS", key, ">")
+    return entry_id
+
+
+def test_pending_entries_are_listed_with_who_holds_them(
+    motley: str, held: list[str], url: str, link: Link
+) -> None:
+    """Those of the stream first, then those that run again."""
+    fields = link.call("XRANGE", motley, held[0], held[0])[0][1]
+    extra = again(link, motley, fields, entry_id=held[0], runs=2)
+    rows = here("pending", motley, "g", "--json", url=url).json
+    assert [(row["entry_id"], row["again"]) for row in rows] == [
+        *((one, False) for one in held),
+        (extra, True),
+    ]
+    assert {(row["consumer"], row["kind"], row["deliveries"]) for row in rows} == {("c", "foreign", 1)}
+    assert len(here("pending", motley, "g", url=url).out.splitlines()) == len(held) + 2
+
+
+def test_pending_entries_are_paged_and_chosen(motley: str, held: list[str], url: str, link: Link) -> None:
+    """Each page says how to ask for the next; by consumer, by idle time, by place."""
+    link.call("XCLAIM", motley, "g", "d", "0", held[4], "IDLE", "600000")
+    extra = again(link, motley, [b"a", b"b"], entry_id=held[0])
+    first = here("pending", motley, "g", "--limit", "4", "--json", url=url)
+    assert [row["entry_id"] for row in first.json] == held[:4]
+    assert f"--from {held[4]}" in first.err
+    second = here("pending", motley, "g", "--limit", "2", "--from", held[4], "--json", url=url)
+    assert [row["entry_id"] for row in second.json] == held[4:]
+    assert f"--from {extra} --again" in second.err
+    third = here("pending", motley, "g", "--from", extra, "--again", "--json", url=url)
+    assert [row["entry_id"] for row in third.json] == [extra]
+    assert third.err == ""
+    for option in (("--consumer", "d"), ("--idle", "9m")):
+        assert [row["entry_id"] for row in here("pending", motley, "g", *option, "--json", url=url).json] == [
+            held[4]
+        ]
+    assert here("pending", motley, "g", "--consumer", "nobody", "--json", url=url).json == []
+
+
+def test_a_pending_entry_is_shown_with_its_events(motley: str, held: list[str], url: str, link: Link) -> None:
+    """Also a corrupt one, one that runs again (under its first entry id), and one that was trimmed."""
+    shown = here("pending", "show", motley, "g", held[0], "--json", url=url).json
+    assert (shown["consumer"], shown["events"][0]["data"]) == ("c", {"id": 1})
+    assert len(here("pending", "show", motley, "g", held[2], "--json", url=url).json["events"]) == 3
+    assert "!! corrupt" in here("pending", "show", motley, "g", held[3], url=url).out
+    fields = link.call("XRANGE", motley, held[0], held[0])[0][1]
+    extra = again(link, motley, fields, entry_id=held[0], runs=2, crashes=1, why="retry")
+    shown = here("pending", "show", motley, "g", extra, "--json", url=url).json
+    assert (shown["again"], shown["runs"], shown["crashes"], shown["why"]) == (True, 2, 1, "retry")
+    assert (shown["events"][0]["entry_id"], shown["events"][0]["data"]) == (held[0], {"id": 1})
+    link.call("XDEL", motley, held[1])
+    assert "trimmed" in here("pending", "show", motley, "g", held[1], url=url).err
+    assert here("pending", "show", motley, "g", "10001-0", url=url).code == 3
+
+
+def letters(link: Link, stream: str, count: int) -> list[str]:
+    """Dead letters of group `g`: the first of them, an event of a pack; their ids."""
+    ids = []
+    for n in range(count):
+        event = Event({"n": n}, type="order.placed", key="c-1")
+        entry = decoded(b"20000-0", encode_entry(event, producer="p", number=n))
+        letter = DeadLetter(
+            reason=f"no\x1b[31m order {n}",
+            error="Reject",
+            message="no",
+            traceback='Traceback\n  File "x.py"\n\x1b[2JValueError: no',
+            attempts=2,
+            crashes=1,
+            first_failed_ms=1_700_000_000_000,
+            last_failed_ms=1_700_000_001_000,
+            host="h",
+            consumer="c",
+            group="g",
+            stream=stream,
+            entry_id="20000-0",
+            index=n,
+        )
+        fields = dead_fields(letter, encode_again(entry.events[0]))
+        ids.append(link.call("XADD", StreamKeys(stream).dead("g"), "*", *fields).decode())
+    return ids
+
+
+def test_dead_letters_are_listed_newest_last(motley: str, held: list[str], url: str, link: Link) -> None:
+    """With what died, why, and after how many runs; older ones on request."""
+    ids = letters(link, motley, 5)
+    rows = here("dead", motley, "g", "--json", url=url).json
+    assert [row["dead_id"] for row in rows] == ids
+    assert (rows[0]["event_id"], rows[0]["type"], rows[0]["key"], rows[0]["attempts"]) == (
+        "p-0",
+        "order.placed",
+        "c-1",
+        2,
+    )
+    few = here("dead", motley, "g", "--limit", "2", "--json", url=url)
+    assert [row["dead_id"] for row in few.json] == ids[3:]
+    assert "there are older ones" in few.err
+    first = here("dead", motley, "g", "--from", "start", "--limit", "2", "--json", url=url)
+    assert [row["dead_id"] for row in first.json] == ids[:2]
+    assert "there are more" in first.err
+    table = here("dead", "ls", motley, "g", url=url).out
+    assert r"no\x1b[31m order 0" in table
+    assert "\x1b" not in table
+
+
+def test_a_dead_letter_tells_all_it_knows(motley: str, held: list[str], url: str, link: Link) -> None:
+    """Reason, traceback line by line, where it came from, and the event itself."""
+    dead_id = letters(link, motley, 2)[1]
+    ran = here("dead", "show", motley, "g", dead_id, url=url)
+    for wanted in (
+        r"reason          no\x1b[31m order 1",
+        '    File "x.py"',
+        r"  \x1b[2JValueError: no",
+        '{"n": 1}',
+        "20000-0#1",
+    ):
+        assert wanted in ran.out
+    shown = here("dead", "show", motley, "g", dead_id, "--json", url=url).json
+    assert (shown["crashes"], shown["host"], shown["index"]) == (1, "h", 1)
+    assert shown["traceback"].startswith("Traceback\n")
+    assert shown["events"][0]["data"] == {"n": 1}
+    assert here("dead", "show", motley, "g", "10001-0", url=url).code == 3
+
+
+def test_what_is_no_dead_letter_is_shown_all_the_same(
+    motley: str, held: list[str], url: str, link: Link
+) -> None:
+    """Somebody else's entry, a corrupt envelope, one of a newer version: none is fatal."""
+    key = StreamKeys(motley).dead("g")
+    for fields in ([b"foreign", b"\xff"], [b"d", b"\xc1"], [b"d", b"\x81\xa7version\x7f"]):
+        link.call("XADD", key, "*", *fields)
+    rows = here("dead", motley, "g", "--json", url=url).json
+    assert [row["reason"] for row in rows] == ["not a dead letter of Millstream's"] * 3
+    for row in rows:
+        assert here("dead", "show", motley, "g", row["dead_id"], url=url).code == 0
+
+
+def test_nothing_pending_and_nothing_dead_is_no_error(stream: str, url: str, link: Link) -> None:
+    """A word on stderr, an empty list for a script."""
+    join(link, StreamKeys(stream), "g", start="0-0", lost=False)
+    for noun, word in (("pending", "nothing is pending"), ("dead", "no dead letter")):
+        ran = here(noun, stream, "g", url=url)
+        assert (ran.code, ran.out) == (0, "")
+        assert word in ran.err
+        assert here(noun, stream, "g", "--json", url=url).json == []
