@@ -4,15 +4,21 @@
 -- ARGV  1 group  2 group, escaped
 -- Returns the position saved: just before the oldest pending entry, else the last delivered one.
 
+local function one_less(number) -- in decimal digits: sequence numbers exceed what a Lua number holds exactly
+  local head, zeros = string.match(number, '^(%d-)(0*)$')
+  local less = string.sub(head, 1, -2) .. (tonumber(string.sub(head, -1)) - 1) .. string.rep('9', #zeros)
+  return (string.gsub(less, '^0+(%d)', '%1'))
+end
+
 local oldest = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 1)
 if oldest['err'] then return oldest end
 local position
 if oldest[1] then
   local ms, seq = string.match(oldest[1][1], '^(%d+)-(%d+)$')
   if seq ~= '0' then
-    position = ms .. '-' .. string.format('%.0f', tonumber(seq) - 1)
+    position = ms .. '-' .. one_less(seq)
   else
-    position = string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
+    position = one_less(ms) .. '-18446744073709551615'
   end
 else
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
