@@ -20,7 +20,7 @@ from consumers.promoter import Promoter
 from consumers.reader import Reader, unseen
 from consumers.settler import Settler
 from consumers.state import Counts, MemberState, now_ms
-from consumers.window import Window
+from consumers.window import Held, Window
 from pipeline.backoff import RECONNECT
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import (
@@ -308,8 +308,10 @@ class Member:
         """Settle what is finished, hand back what was never seen, and leave the group."""
         state = self.state
         deadline_s = time.monotonic() + LEAVE_S
+        found: list[Held] = []
         try:
-            self._dispatch.hand_back(unseen(link, state))
+            unseen(link, state, found)
+            self._dispatch.hand_back(found)
             self._dispatch.collect()
             while state.settling and time.monotonic() < deadline_s:
                 self._settler.run_once(link)

@@ -38,16 +38,18 @@ class Reader:
             NoSuchGroupError: the group is lost; join again, then run with the same link or another.
             NotConnectedError: the link broke; run with another. Other errors: what the server refused.
         """
-        self._state.reader_client = client_id(link)
-        self._see_unseen(link)
-        # A half-open connection may still have been waiting at the server, and been given entries it cannot deliver.
-        self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
-        while not self._state.stopping:
-            if self._recheck_ms and now_ms() > self._recheck_ms:
-                self._recheck_ms = 0
-                self._see_unseen(link)
-            self.run_once(link)
-        self._hand_on()
+        try:
+            self._state.reader_client = client_id(link)
+            self._see_unseen(link)
+            # A half-open connection may still have waited at the server, and been given entries it cannot deliver.
+            self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
+            while not self._state.stopping:
+                if self._recheck_ms and now_ms() > self._recheck_ms:
+                    self._recheck_ms = 0
+                    self._see_unseen(link)
+                self.run_once(link)
+        finally:
+            self._hand_on()  # whatever ended it: what is in the window is run, or given back
 
     def run_once(self, link: Link) -> int:
         """One round: settle, read, hand on; how many entries were read."""
@@ -71,13 +73,16 @@ class Reader:
             raise
         finally:
             self._hand_on()  # while the server works
-        self._settler.absorb(link, settlements)
+        count = 0
+        try:
+            self._settler.absorb(link, settlements)
+        finally:
+            # Also when a settlement was refused: else the answer to this read would be taken for the next command's.
+            if room and not link.closed:
+                count = self._take_in(link.read(), token)
         if settlements and state.sweeping:
             state.duty_wake.set()
-        if not room:
-            return 0
-        count = self._take_in(link.read(), token)
-        if not count and not settlements:
+        if room and not count and not settlements:
             count = self._wait(link, room)
         return count
 
@@ -132,35 +137,33 @@ class Reader:
 
     def _see_unseen(self, link: Link) -> None:
         """Fetch entries that are pending under our name and were never seen here."""
-        for held in unseen(link, self._state):
-            self._fresh.append(held)
+        unseen(link, self._state, self._fresh)
         self._hand_on()
 
 
-def unseen(link: Link, state: MemberState) -> list[Held]:
-    """Entries pending under our name that are not in the window, now held; their delivery count stays as it is."""
-    found: list[Held] = []
+def unseen(link: Link, state: MemberState, found: list[Held]) -> None:
+    """Hold entries that are pending under our name and not in the window, and add them to `found`.
+
+    What was found before the link broke stands in `found` too: it is in the window, and would wait there for ever.
+    """
     for ref in state.refs:
         start = "-"
         while True:
             token = state.token
             rows = pending_of(link, ref, consumer=state.consumer, start=start)
             with state.lock:
-                missing = {row[0]: row[3] for row in rows if state.window.get(ref, row[0]) is None}
-            for deliveries in sorted(set(missing.values())):
-                ids = [entry_id for entry_id, count in missing.items() if count == deliveries]
-                for entry_id, fields in fetch_own(link, ref, state.consumer, ids, deliveries):
-                    held = Held(
-                        ref, entry_id, fields or (), token=token, deliveries=deliveries, now_ms=now_ms()
-                    )
-                    with state.lock:
-                        if state.window.get(ref, entry_id) is None:
-                            state.window.add(held)
-                            found.append(held)
+                missing = [row[0] for row in rows if state.window.get(ref, row[0]) is None]
+            for entry_id, fields, deliveries in (
+                fetch_own(link, ref, state.consumer, missing) if missing else ()
+            ):
+                held = Held(ref, entry_id, fields, token=token, deliveries=deliveries, now_ms=now_ms())
+                with state.lock:
+                    if state.window.get(ref, entry_id) is None:
+                        state.window.add(held)
+                        found.append(held)
             if len(rows) < MAX_IDS:
                 break
             start = f"({rows[-1][0].decode()}"
-    return found
 
 
 def client_id(link: Link) -> int:

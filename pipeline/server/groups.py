@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from pipeline.keys import GroupRef, StreamKeys, escape
 from pipeline.server.connect import Link
-from pipeline.server.replies import Fields, RawEntry, Reply, parse_entries, text
+from pipeline.server.replies import Fields, Reply, text
 from pipeline.server.scripts import Arg, script
 
 MAX_IDS = 500
@@ -257,10 +257,11 @@ def pending_of(
 
 
 def fetch_own(
-    link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], deliveries: int
-) -> list[RawEntry]:
-    """Bodies of entries we hold but never saw; unlike a history read this leaves the delivery count as it is."""
-    return parse_entries(link.call("XCLAIM", ref.key, ref.group, consumer, 0, *ids, "RETRYCOUNT", deliveries))
+    link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes]
+) -> list[tuple[bytes, Fields, int]]:
+    """(entry id, fields, deliveries) of entries that are pending with us and that we never saw; at most MAX_IDS."""
+    reply = link.run(script("fetch"), [ref.key], [ref.group, consumer, *ids])
+    return [(entry_id, fields, deliveries) for entry_id, fields, deliveries in reply]
 
 
 def feed(

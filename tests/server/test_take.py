@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.errors import NoSuchGroupError
+from pipeline.server.groups import fetch_own, hand_back
 from tests.server.grouped import Grouped
 
 
@@ -162,3 +163,50 @@ def test_entries_are_taken_over_when_memory_is_out(tight: Grouped) -> None:
     with tight.out_of_memory():
         assert [entry[0] for entry in tight.take("alive").entries] == held
     assert tight.token != before
+
+
+def test_what_a_lost_reply_hid_is_fetched_as_it_is(grouped: Grouped) -> None:
+    """Bodies of our own pending entries; it is no delivery."""
+    held = grouped.held("me", 2)
+    assert fetch_own(grouped.link, grouped.main, "me", held) == [
+        (held[0], [b"n", b"0"], 1),
+        (held[1], [b"n", b"1"], 1),
+    ]
+    assert grouped.pending() == {held[0]: ("me", 1), held[1]: ("me", 1)}
+
+
+def test_a_taken_entry_that_was_never_seen_keeps_its_count(grouped: Grouped) -> None:
+    """The reply to a claim may be lost too: the suspicion stays."""
+    held = grouped.held("dead", 1)
+    grouped.age(held, 2_000)
+    grouped.take("me")
+    assert [one[2] for one in fetch_own(grouped.link, grouped.main, "me", held)] == [2]
+    assert grouped.pending() == {held[0]: ("me", 2)}
+
+
+def test_fetching_takes_nothing_from_anyone(grouped: Grouped) -> None:
+    """Listed as ours, taken over, then fetched: it runs elsewhere by then."""
+    theirs, settled, trimmed, mine = grouped.held("me", 4)
+    grouped.age([theirs], 2_000)
+    grouped.take("other")
+    grouped.settle("me", [settled], token=grouped.token)
+    grouped.link.call("XDEL", grouped.keys.stream, trimmed)
+    found = fetch_own(grouped.link, grouped.main, "me", [theirs, settled, trimmed, mine])
+    assert [entry_id for entry_id, _, _ in found] == [mine]
+    assert grouped.pending()[theirs] == ("other", 2)
+
+
+def test_what_was_handed_back_and_is_fetched_runs_for_the_first_time(grouped: Grouped) -> None:
+    """Its count was brought back to 0: a run is number 1 at least."""
+    held = grouped.held("me", 1)
+    hand_back(grouped.link, grouped.main, "me", held, idle_ms=1_001)
+    assert [one[2] for one in fetch_own(grouped.link, grouped.main, "me", held)] == [1]
+    assert grouped.pending() == {held[0]: ("me", 1)}
+
+
+def test_fetching_from_a_destroyed_group_says_so(grouped: Grouped) -> None:
+    """NOGROUP: the member rejoins."""
+    held = grouped.held("me", 1)
+    grouped.link.call("XGROUP", "DESTROY", grouped.keys.stream, "g")
+    with pytest.raises(NoSuchGroupError):
+        fetch_own(grouped.link, grouped.main, "me", held)
