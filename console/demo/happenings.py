@@ -4,6 +4,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from textwrap import wrap
+
+from console.safe_text import safe
 
 KEPT = 200
 
@@ -19,6 +22,12 @@ class Happening:
     def clock(self) -> str:
         """When, on the clock on the wall."""
         return time.strftime("%H:%M:%S", time.localtime(self.at_s))
+
+    def lines(self, width: int) -> list[str]:
+        """The time and the text, broken into lines of at most so many cells, with nothing in them that steers."""
+        indent = " " * (len(self.clock) + 2)
+        first, *rest = wrap(safe(self.text), max(width - len(indent), 20)) or [""]
+        return [f"{self.clock}  {first}", *(indent + more for more in rest)]
 
 
 class Happenings:

@@ -80,6 +80,7 @@ class GroupLedger:
         self.open: dict[str, EntryId] = {}
         """Confirmed and neither handled nor dead, by event id, in the order of confirmation."""
         self._handled = Ids()
+        self._unasked = Ids()  # how often an event was handled that nobody asked to be replayed
         self._dead_entries: set[EntryId] = set()
         self._dead: set[str] = set()
         self._redelivered: set[str] = set()
@@ -94,12 +95,10 @@ class GroupLedger:
 
     def handle(self, event_id: str, *, replayed: bool) -> None:
         """The group wrote that it handled the event."""
-        seen = self._handled.count(event_id)
+        self._handled.add(event_id)
         if replayed:
             self._replayed += 1
-            if not seen:
-                self._handled.add(event_id)
-        elif self._handled.add(event_id) > 1:
+        elif self._unasked.add(event_id) > 1:
             self._redelivered.add(event_id)
         self.open.pop(event_id, None)
         self._dead.discard(event_id)

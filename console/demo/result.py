@@ -1,5 +1,6 @@
 """Result: what the comparison at the end found, read anew from the complete accounts and dead letters."""
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,11 @@ from console.demo.facts import dead_letters
 from console.demo.folder import GROUPS, STREAM, RunFolder
 from console.demo.ledger import GroupCounts, compare
 from pipeline.keys import StreamKeys
+from pipeline.position import parse_entry_id, show_entry_id
 from pipeline.server.connect import Link
+
+LAST_EVENTS = 500
+"""So many are offered to be replayed: what waits for a group without workers is bounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,8 @@ class Result:
     sent: int
     """Events that the server confirmed."""
     groups: dict[str, GroupCounts]
+    last_from: str
+    """The entry id from which on lie the last few hundred events."""
     lost: dict[str, list[str]]
     """Per group, the ids of confirmed events that it neither handled nor buried."""
 
@@ -46,12 +53,14 @@ class Result:
 def result_of(run: RunFolder, link: Link) -> Result:
     """Compare everything once more, from the files and the server, with nothing remembered from before."""
     keys = StreamKeys(STREAM)
+    confirmed = [
+        (line.event_id, line.entry_id)
+        for path in run.confirmed_accounts()
+        for line in map(Confirmed.parse, AccountReader(path).new_lines())
+    ]
+    last = heapq.nlargest(LAST_EVENTS, (parse_entry_id(entry_id) for _, entry_id in confirmed))
     ledger = compare(
-        confirmed=(
-            (line.event_id, line.entry_id)
-            for path in run.confirmed_accounts()
-            for line in map(Confirmed.parse, AccountReader(path).new_lines())
-        ),
+        confirmed=confirmed,
         handled={
             group: (
                 (line.event_id, line.replayed)
@@ -62,7 +71,12 @@ def result_of(run: RunFolder, link: Link) -> Result:
         },
         dead={group: _dead_entries(link, keys, group) for group in GROUPS},
     )
-    return Result(sent=ledger.confirmed, groups=ledger.counts(), lost=ledger.lost())
+    return Result(
+        sent=ledger.confirmed,
+        groups=ledger.counts(),
+        last_from=show_entry_id(last[-1]) if last else "start",
+        lost=ledger.lost(),
+    )
 
 
 def _dead_entries(link: Link, keys: StreamKeys, group: str) -> Iterator[str]:

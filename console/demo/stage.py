@@ -53,7 +53,9 @@ class Stage:
         self.happenings = happenings
         self._me = me
         self._exit = contextlib.ExitStack()
+        self.began_s = time.monotonic()
         self._senders: list[Child] = []
+        self._service: Child | None = None
         self._crews: list[Crew] = []
 
     def __enter__(self) -> "Stage":
@@ -108,7 +110,17 @@ class Stage:
         """Start what sends."""
         options = self.options
         count = () if options.events is None else (str(options.events),)
-        self._senders.append(Child(self.run, "service", [f"{options.per_s:g}", *count]))
+        self._service = Child(self.run, "service", [f"{options.per_s:g}", *count])
+        self._senders.append(self._service)
+
+    def pids(self, group: str) -> list[int | None]:
+        """The process in each worker's place; None where one is about to start."""
+        return [pid for crew in self._crews if crew.group == group for pid in crew.pids()]
+
+    @property
+    def service_pid(self) -> int | None:
+        """The service's process; None if it does not run."""
+        return None if self._service is None or self._service.ended else self._service.pid
 
     @property
     def sending(self) -> bool:

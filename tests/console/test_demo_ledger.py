@@ -51,6 +51,13 @@ def test_a_replay_is_no_redelivery() -> None:
     assert (counts.handled, counts.redelivered, counts.replayed) == (100, 0, 2)
 
 
+@given(st.permutations([*ALL[:8], *((event_id, True) for event_id, _ in CONFIRMED[:5]), ALL[6]]))
+def test_replays_are_told_from_redeliveries_in_any_order(lines: list[tuple[str, bool]]) -> None:
+    """One worker's account may name the replay before another's names the first handling."""
+    counts = compare(CONFIRMED[:8], {"alerts": lines}, {}).counts()["alerts"]
+    assert (counts.handled, counts.redelivered, counts.replayed, counts.others) == (8, 1, 5, 0)
+
+
 def test_events_of_an_earlier_run_are_counted_apart() -> None:
     """They do not make up for what is missing of this one."""
     counts = compare(CONFIRMED, {"archive": [*ALL[1:], ("old-1", False)]}, {}).counts()["archive"]
