@@ -78,6 +78,8 @@ BatchHandler = Callable[[list[Event]], Outcomes]
               help="Runs in total before an event is a dead letter.")  # fmt: skip
 @click.option("--claim-after", type=DURATION, metavar="DURATION", default="30s", show_default=True,
               help="What a dead consumer held is taken over after this time.")  # fmt: skip
+@click.option("--grace", type=DURATION, metavar="DURATION", default="20s", show_default=True,
+              help="What runs may finish within this time once it is told to stop.")  # fmt: skip
 @click.pass_obj
 def verb(
     session: Session,
@@ -90,6 +92,7 @@ def verb(
     concurrency: int | None,
     attempts: int,
     claim_after: int,
+    grace: int,
 ) -> int:
     """Read a stream as a consumer group and hand each event on, at least once, until Ctrl-C or SIGTERM.
 
@@ -107,6 +110,7 @@ def verb(
         "start": start,
         "retry": Retry(attempts=attempts),
         "claim_after": claim_after / 1_000,
+        "grace": grace / 1_000,
     }
     handler: Callable[..., Any]
     if command is not None:

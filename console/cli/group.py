@@ -10,12 +10,14 @@ from console.cli.kinds import GROUP, POSITION, STREAM
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
 from console.output import Column, as_count, as_duration, number
-from pipeline.errors import MillstreamError, NoSuchGroupError, NotFoundError, UsageError
+from pipeline.errors import MillstreamError, NoSuchGroupError, NotConnectedError, NotFoundError, UsageError
 from pipeline.keys import StreamKeys
 from pipeline.position import position_id
 from pipeline.server.changes import remove_group
+from pipeline.server.connect import Link
 from pipeline.server.groups import join
 from pipeline.server.overview import GroupFacts, consumers, groups, named, server_ms, stream_keys
+from pipeline.server.replies import text
 
 _STATE_STYLES = {"drained": "dim", "working": "green", "lagging": "yellow", "stuck": "red"}
 
@@ -205,24 +207,24 @@ def rm(session: Session, stream: str, group: str, with_dead: bool, execute: bool
     out.done(f"group {group} of {stream} removed", stream=stream, group=group, removed=True)
 
 
-def group_row(facts: "GroupFacts") -> dict[str, Any]:
+def group_row(facts: GroupFacts) -> dict[str, Any]:
     """A group's facts as a row."""
     return asdict(facts)
 
 
-def all_groups(session: Session, link: Any, limit: int) -> list["GroupFacts"]:
-    """The groups of the first `limit` streams, by name; a stream that is no stream of ours by its name is left out."""
-
+def all_groups(session: Session, link: Link, limit: int) -> list[GroupFacts]:
+    """The groups of the first `limit` streams, by name. A stream that cannot be looked at hides no other."""
     keys = sorted(islice(stream_keys(link), limit + 1))
     if len(keys) > limit:
         session.out.talk(f"there are more than {limit:,} streams: name one, or give --limit")
-    found = []
+    found: list[GroupFacts] = []
     for key in keys[:limit]:
         try:
-            found += groups(link, key.decode("utf-8", "backslashreplace"))
-        except (
-            NotFoundError,
-            UsageError,
-        ):  # gone meanwhile, or a name that Millstream's keys cannot be made of
-            continue
+            found += groups(link, text(key))
+        except NotConnectedError:
+            raise
+        except (NotFoundError, UsageError):
+            continue  # gone meanwhile, or a name that Millstream's keys cannot be made of
+        except MillstreamError as error:
+            session.out.warn(str(error))
     return found

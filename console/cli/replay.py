@@ -11,7 +11,7 @@ from console.cli.verb import Noun, Verb
 from consumers.replay import abandoned, check_group, replay_pending, replay_range
 from pipeline.errors import MillstreamError
 from pipeline.keys import StreamKeys
-from pipeline.position import before, parse_entry_id, position_id
+from pipeline.position import after, before, parse_entry_id, position_id
 from pipeline.server.overview import count_entries, groups, named, server_ms, stream_facts
 from pipeline.units import show_duration
 
@@ -62,7 +62,7 @@ def entries(session: Session, stream: str, group: str, start: str, end: str, exe
     now_ms = server_ms(link)
     first = position_id(start, now_ms, "--from")
     last = _last_id(end, position_id(end, now_ms, "--to"), facts.newest_id)
-    first = facts.newest_id if first == "$" else first
+    first = after(facts.newest_id) if first == "$" else first
     count = 0
     if parse_entry_id(first) <= parse_entry_id(last):
         with Progress(out, "counted", facts.entries) as progress:
