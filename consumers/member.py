@@ -268,7 +268,11 @@ class Member:
                 link.calls([("CLIENT", "UNBLOCK", state.reader_client)])  # refused: the block ends by itself
             self._dispatch.collect()
             if ticking or state.stopping or state.reader_blocked:
-                self._settler.run_once(link)
+                settled = self._settler.run_once(link)
+            else:
+                settled = len(state.settling)  # the reader's to settle
+            if settled and not state.reader_blocked:
+                state.reader_wake.set()  # it may wait for just this: something to settle, or room to read
             state.duty_wake.wait(max(min(tick_s - time.monotonic(), self._until_due_s()), 0))
             state.duty_wake.clear()
 

@@ -50,11 +50,15 @@ class Settler:
 
     def run_once(self, link: Link) -> int:
         """Settle all that is finished, over this link; how many entries were asked for."""
-        self.teach(link)
-        settlements = self.prepare()
-        if settlements:
-            self.settle(link, settlements)
-        return sum(len(s.held) for s in settlements)
+        count = 0
+        while True:
+            self.teach(link)
+            settlements = self.prepare()
+            if settlements:
+                self.settle(link, settlements)
+            count += sum(len(s.held) for s in settlements)
+            if not self._untaught:
+                return count
 
     def teach(self, link: Link) -> None:
         """Load scripts that the server did not know. Only while no reply is outstanding on the link."""
