@@ -344,9 +344,13 @@ class LoopExecutor:
                 result = spec.handler(batch[0].event)
             if inspect.isawaitable(result):
                 result = await result
-        except asyncio.CancelledError:
-            # The consumer stops, or the event is not ours any more: either way the attempt is not spent here.
-            self._finished.extend((delivery, HAND_BACK) for delivery in batch)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # The consumer stops, or the event is not ours any more: either way the attempt is not spent here.
+                self._finished.extend((delivery, HAND_BACK) for delivery in batch)
+            else:  # of the handler's own making: handed back, it would run again at once, for ever
+                self._finished.extend(batch_outcomes(batch, error))
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler must not cost the event its outcome
             self._finished.extend(batch_outcomes(batch, error))
         else:
