@@ -75,11 +75,13 @@ def batch_outcomes(batch: Sequence[Delivery], result: Any) -> list[tuple[Deliver
 
 
 def _pop(queue: deque[Delivery], most: int) -> list[Delivery]:
-    """Up to `most` deliveries from a queue that other threads take from too."""
+    """Up to `most` deliveries from a queue that other threads take from too; none that were taken over meanwhile."""
     popped: list[Delivery] = []
     try:
         while len(popped) < most:
-            popped.append(queue.popleft())
+            delivery = queue.popleft()
+            if not delivery.held.taken_over:
+                popped.append(delivery)
     except IndexError:  # empty
         pass
     return popped
@@ -144,8 +146,13 @@ class ThreadExecutor:
 
     def exhausted(self) -> bool:
         """See Executor."""
+        # What was taken over is given up too, but will return: only max_run tells that a handler never does.
+        since_s = time.monotonic() - self._spec.options.max_run_ms / 1_000
         running = list(self._running)
-        return all(slot and slot[0] and all(one.abandoned for one in slot[0]) for slot in running)
+        return all(
+            slot and slot[0] and slot[1] < since_s and all(one.abandoned for one in slot[0])
+            for slot in running
+        )
 
     def cancel_running(self) -> None:
         """See Executor. Threads are left to finish: their entries stay ours until they do, or we are gone."""
@@ -174,12 +181,12 @@ class ThreadExecutor:
                     if self._closed and not self._queue:
                         return
                 continue
-            now_s = time.monotonic()
-            self._running[slot] = (batch, now_s)
+            self._running[slot] = (batch, time.monotonic())
             self._finished.extend(self._run_batch(batch) if batching else [(batch[0], self._run(batch[0]))])
             self._running[slot] = None
-            if now_s - woken_s > WAKE_S:
-                woken_s = now_s
+            ended_s = time.monotonic()
+            if ended_s - woken_s > WAKE_S:
+                woken_s = ended_s
                 self._wake()
 
     def _run(self, delivery: Delivery) -> Outcome:
@@ -284,9 +291,10 @@ class LoopExecutor:
 
     def exhausted(self) -> bool:
         """See Executor. Only handlers that swallow their cancellation can get here."""
+        since_s = time.monotonic() - self._spec.options.max_run_ms / 1_000
         tasks = list(self._tasks.values())
         return len(tasks) >= self._spec.concurrency and all(
-            one.abandoned for batch, _ in tasks for one in batch
+            started_s < since_s and all(one.abandoned for one in batch) for batch, started_s in tasks
         )
 
     def cancel_running(self) -> None:
