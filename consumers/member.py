@@ -35,7 +35,9 @@ from pipeline.server.connect import Connector, Link
 from pipeline.server.groups import retire
 
 TICK_S = 0.5
-"""Heartbeats, and looks for something to take over, come this often, in s."""
+"""Heartbeats, and looks for something to take over, come at least this often, in s."""
+TICKS_PER_CLAIM_AFTER = 6
+"""And so often within claim_after: what is due for renewal after a third of it is renewed by half of it."""
 STEADY_S = 5.0
 """A link that worked for so long starts the backoff anew, in s."""
 LEAVE_S = 2.0
@@ -257,7 +259,7 @@ class Member:
         while not self._ended.is_set():
             ticking = time.monotonic() >= tick_s
             if ticking:
-                tick_s = time.monotonic() + TICK_S
+                tick_s = time.monotonic() + min(TICK_S, state.claim_after_ms / 1_000 / TICKS_PER_CLAIM_AFTER)
                 self._tick(link)
             elif self._on_duty():
                 if self._promoter.due():
