@@ -16,7 +16,7 @@ from pipeline.server.overview import consumers
 _KIND_STYLES = {"member": "green", "leftover": "dim"}
 
 
-def _as_beat(ms: int | None) -> str:
+def _as_since(ms: int | None) -> str:
     return "-" if ms is None else as_duration(ms)
 
 
@@ -24,8 +24,8 @@ _COLUMNS = (
     Column("name", "CONSUMER"),
     Column("kind", "KIND", style=lambda kind: _KIND_STYLES.get(kind, "")),
     number("pending", "PENDING"),
-    number("idle_ms", "IDLE", as_duration),
-    number("heartbeat_ms", "HEARTBEAT", _as_beat),
+    number("idle_ms", "IDLE", _as_since),
+    number("heartbeat_ms", "HEARTBEAT", _as_since),
 )
 
 

@@ -108,7 +108,7 @@ class _Look:
             listed = [group for name in self.names for group in groups(link, name)]
         else:
             listed = all_groups(self.session, link, self.limit)
-        added = {facts.name: facts.added for facts in found}
+        added = {facts.name: _ever(facts) for facts in found}
         return _Shot(
             [asdict(facts) | self._stream_extra(facts, now_s, now_ms) for facts in found],
             [
@@ -120,7 +120,7 @@ class _Look:
     def _stream_extra(self, facts: StreamFacts, now_s: float, now_ms: int) -> dict[str, Any]:
         return {
             "age_ms": max(now_ms - parse_entry_id(facts.last_id)[0], 0) if facts.last_id else None,
-            "in_per_s": self._rate((facts.name,), facts.added, now_s),
+            "in_per_s": self._rate((facts.name,), _ever(facts), now_s),
         }
 
     def _handled(self, group: GroupFacts, added: int | None, now_s: float) -> float | None:
@@ -135,6 +135,11 @@ class _Look:
         if before is None or now_s <= before[0]:
             return None
         return max(count - before[1], 0) / (now_s - before[0])
+
+
+def _ever(facts: StreamFacts) -> int:
+    """Entries ever added; below 7.0 those that are there, which tells a rate as long as nothing is trimmed."""
+    return facts.entries if facts.added is None else facts.added
 
 
 def _lines(session: Session, shot: _Shot, *, live: bool) -> list[str]:

@@ -86,8 +86,8 @@ class ConsumerFacts:
     kind: str
     """member (alive), foreign (no member of Millstream's, but asking for entries), or leftover (nobody behind it)."""
     pending: int
-    idle_ms: int
-    """Since it last asked for entries, or renewed what it holds."""
+    idle_ms: int | None
+    """Since it last asked for entries, or renewed what it holds; None if it was never given one."""
     heartbeat_ms: int | None
     """Since its last heartbeat as a member; None if it has left or never was one."""
 
@@ -187,7 +187,8 @@ def consumers(link: Link, name: str, group: str) -> list[ConsumerFacts]:
     if isinstance(main, MillstreamError):
         raise named(main, name, group)
     beats = _heartbeats(members, int(now[0]) * 1_000 + int(now[1]) // 1_000)
-    pending: dict[str, int] = {}
+    # Below 7.2 a member has no name in the group until it was given an entry.
+    pending = dict.fromkeys(beats, 0)
     idle: dict[str, int] = {}
     for row in [*map(pairs, main), *([] if isinstance(again, MillstreamError) else map(pairs, again))]:
         who = text(row["name"])
@@ -196,9 +197,9 @@ def consumers(link: Link, name: str, group: str) -> list[ConsumerFacts]:
     return [
         ConsumerFacts(
             name=who,
-            kind=_kind(beats.get(who), idle[who]),
+            kind=_kind(beats.get(who), idle.get(who, 0)),
             pending=pending[who],
-            idle_ms=idle[who],
+            idle_ms=idle.get(who),
             heartbeat_ms=beats[who][0] if who in beats else None,
         )
         for who in sorted(pending)

@@ -218,3 +218,10 @@ def test_what_stands_beside_a_stream_in_another_type_is_said(joined: str, url: s
     ran: Ran = here("groups", joined, url=url)
     assert ran.code == 1
     assert "WRONGTYPE" in ran.error
+
+
+def test_a_member_without_work_is_listed_on_every_server(joined: str, url: str, link: Link) -> None:
+    """Below 7.2 the server knows a consumer only once it was given an entry; its heartbeat tells."""
+    beat(link, joined, "idle")
+    row = here("consumers", joined, "g", "--json", url=url).json[0]
+    assert (row["name"], row["kind"], row["pending"]) == ("idle", "member", 0)
