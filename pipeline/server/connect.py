@@ -18,7 +18,9 @@ from typing import Any
 
 import hiredis
 import redis.exceptions
+from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from pipeline.errors import AccessDeniedError, MillstreamError, NotConnectedError, UnsupportedServerError
@@ -265,12 +267,13 @@ class Connector:
 
     def _primary(self) -> tuple[str, int]:
         seconds = self.timeout_ms / 1_000
-        sentinel = Sentinel(
-            list(self.address.sentinels),
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
+        options = {
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+            "retry": Retry(NoBackoff(), 0),  # the next sentinel is asked instead
             **self._tls(),
-        )
+        }
+        sentinel = Sentinel(list(self.address.sentinels), sentinel_kwargs=options)
         try:
             host, port = sentinel.discover_master(self.address.service)
         except MasterNotFoundError:
