@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeAlias
 from consumers.delivery import Delivery
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
-from pipeline.errors import MillstreamError
-from pipeline.outcome import DONE, HAND_BACK, Outcome, Outcomes, after_failure
+from pipeline.errors import DecodeError, MillstreamError
+from pipeline.outcome import DONE, HAND_BACK, Later, Outcome, Outcomes, after_failure
 
 Finished: TypeAlias = deque[tuple[Delivery, Outcome]]
 STARTING: tuple[Sequence[Delivery], float] = ((), float("inf"))
@@ -62,6 +62,14 @@ class Executor(Protocol):
 
 def batch_outcomes(batch: Sequence[Delivery], result: Any) -> list[tuple[Delivery, Outcome]]:
     """What a batch handler's return value, or the exception it raised, means for each event."""
+    if isinstance(result, DecodeError):
+        corrupt = [_decode_error(one) for one in batch]
+        if any(corrupt):  # the others did nothing wrong: they run again without it
+            later = Later(0)
+            return [
+                (one, after_failure(error or later, one.attempt, one.spec.options.retry))
+                for one, error in zip(batch, corrupt, strict=True)
+            ]
     if isinstance(result, BaseException):
         return [(one, after_failure(result, one.attempt, one.spec.options.retry)) for one in batch]
     errors = result.errors if isinstance(result, Outcomes) else {}
@@ -72,6 +80,15 @@ def batch_outcomes(batch: Sequence[Delivery], result: Any) -> list[tuple[Deliver
         (one, after_failure(errors[i], one.attempt, one.spec.options.retry) if i in errors else DONE)
         for i, one in enumerate(batch)
     ]
+
+
+def _decode_error(delivery: Delivery) -> DecodeError | None:
+    """Why the event's data cannot be decoded, if it cannot."""
+    try:
+        _ = delivery.event.data
+    except DecodeError as error:
+        return error
+    return None
 
 
 def _pop(queue: deque[Delivery], most: int) -> list[Delivery]:
