@@ -132,20 +132,32 @@ class TestPipeline:
         return list({(spec.stream, spec.group): spec for spec in self.app.specs}.values())
 
     def _idle(self) -> bool:
-        if not all(member.idle() for member in self._running.members):
-            return False
-        for spec in self._groups():
-            keys = StreamKeys(spec.stream)
-            if int(self._link.call("XLEN", keys.again(spec.group))):
-                return False
-            seconds, micros = self._link.call("TIME")
-            now_ms = int(seconds) * 1_000 + int(micros) // 1_000
-            if int(self._link.call("ZCOUNT", keys.retry(spec.group), "-inf", now_ms)):
-                return False
-            last = pairs(self._link.call("XINFO", "STREAM", keys.stream))["last-generated-id"]
-            for group in map(pairs, self._link.call("XINFO", "GROUPS", keys.stream)):
-                if text(group["name"]) == spec.group and (
-                    group["pending"] or group["last-delivered-id"] != last
-                ):
-                    return False
-        return all(member.idle() for member in self._running.members)
+        # In one transaction: an event that fails goes from pending to the retries, from there to `again`, and round.
+        return all(self._drained(spec) for spec in self._groups()) and all(
+            member.idle() for member in self._running.members
+        )
+
+    def _drained(self, spec: ConsumerSpec) -> bool:
+        """Whether a group had nothing to do, as of one moment."""
+        keys = StreamKeys(spec.stream)
+        replies = self._link.calls(
+            [
+                ("MULTI",),
+                ("TIME",),
+                ("XLEN", keys.again(spec.group)),
+                ("ZRANGE", keys.retry(spec.group), 0, 0, "WITHSCORES"),
+                ("XINFO", "STREAM", keys.stream),
+                ("XINFO", "GROUPS", keys.stream),
+                ("EXEC",),
+            ]
+        )[-1]
+        if isinstance(replies, MillstreamError):
+            raise replies
+        (seconds, micros), again, waiting, stream, groups = replies
+        due = bool(waiting) and float(waiting[1]) <= int(seconds) * 1_000 + int(micros) / 1_000
+        return not (again or due) and any(
+            text(group["name"]) == spec.group
+            and not group["pending"]
+            and group["last-delivered-id"] == pairs(stream)["last-generated-id"]
+            for group in map(pairs, groups)
+        )
