@@ -9,6 +9,7 @@ from consumers.app import Pipeline
 from consumers.member import Member
 from consumers.running import LoopThread, Running
 from pipeline.envelope import DeadLetter, read_dead
+from pipeline.errors import MillstreamError
 from pipeline.event import Event
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.server.connect import Connector, Link
@@ -85,13 +86,26 @@ class Consuming:
         until(lambda: self.drained(group), timeout_s, what=f"group {group} is drained")
 
     def drained(self, group: str = "g") -> bool:
-        """Whether everything in the stream is settled, and nothing is due again."""
-        if self.again_entries(group) or self.waiting(group) or self.pending(group):
+        """Whether everything in the stream is settled, and nothing is due again: as of one moment."""
+        replies = self.link.calls(
+            [
+                ("MULTI",),
+                ("XLEN", self.keys.again(group)),
+                ("ZCARD", self.keys.retry(group)),
+                ("XPENDING", self.stream, group),
+                ("XINFO", "STREAM", self.stream),
+                ("XINFO", "GROUPS", self.stream),
+                ("EXEC",),
+            ]
+        )[-1]
+        assert not isinstance(replies, MillstreamError), replies
+        again, waiting, pending, stream, groups = replies
+        if again or waiting or pending[0]:
             return False
-        last = pairs(self.link.call("XINFO", "STREAM", self.stream))["last-generated-id"]
+        last = pairs(stream)["last-generated-id"]
         return any(
             text(facts["name"]) == group and facts["last-delivered-id"] == last
-            for facts in map(pairs, self.link.call("XINFO", "GROUPS", self.stream))
+            for facts in map(pairs, groups)
         )
 
     def pending(self, group: str = "g", *, again: bool = False) -> dict[str, tuple[str, int]]:
@@ -112,6 +126,12 @@ class Consuming:
         """Make retries due so much earlier: the server's clock, no sleeping."""
         for member in self.link.call("ZRANGE", self.keys.retry(group), 0, -1):
             self.link.call("ZINCRBY", self.keys.retry(group), -ms, member)
+
+    def entries(self) -> list[str]:
+        """Ids of all entries in the stream."""
+        return [
+            text(entry_id) for entry_id, _ in parse_entries(self.link.call("XRANGE", self.stream, "-", "+"))
+        ]
 
     def dead(self, group: str = "g") -> list[tuple[DeadLetter, Fields]]:
         """Dead letters of the group, each with the fields it was sent in."""
