@@ -127,11 +127,10 @@ class Consuming:
         for member in self.link.call("ZRANGE", self.keys.retry(group), 0, -1):
             self.link.call("ZINCRBY", self.keys.retry(group), -ms, member)
 
-    def entries(self) -> list[str]:
-        """Ids of all entries in the stream."""
-        return [
-            text(entry_id) for entry_id, _ in parse_entries(self.link.call("XRANGE", self.stream, "-", "+"))
-        ]
+    def entries(self) -> list[tuple[bytes, Fields]]:
+        """All entries in the stream, as they stand."""
+        reply = parse_entries(self.link.call("XRANGE", self.stream, "-", "+"))
+        return [(entry_id, fields or []) for entry_id, fields in reply]
 
     def dead(self, group: str = "g") -> list[tuple[DeadLetter, Fields]]:
         """Dead letters of the group, each with the fields it was sent in."""
