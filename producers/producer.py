@@ -185,6 +185,15 @@ class Producer:
 
     # For AsyncProducer, the sources and the log shippers.
 
+    @property
+    def connector(self) -> Connector:
+        """Where it connects."""
+        return self._connector
+
+    def stream_name(self, stream: str) -> str:
+        """The stream's name on the server, with the namespace."""
+        return self._namespace + stream
+
     def add(self, stream: str, entry: Entry, *, block_ms: float | None = None) -> None:
         """Queue an entry made by this producer."""
         self._sender.add(self._namespace + stream, entry, block_ms=block_ms)

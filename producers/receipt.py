@@ -93,6 +93,7 @@ class Receipt:
         "_open",
         "_parts",
         "_producer",
+        "_silent",
         "_unread",
         "_waiters",
     )
@@ -117,6 +118,7 @@ class Receipt:
         # here leads to the batch itself: a receipt that is kept keeps nothing else.
         self._parts: list[tuple[int, int, Appended, int]] = []
         self._ended: dict[Fate, tuple[str, MillstreamError | None]] = {}
+        self._silent = False
         self._unread: _Unread | None = None
         self._waiters: list[threading.Event | _Future] | None = None
 
@@ -198,6 +200,10 @@ class Receipt:
         """So many entries are to be settled."""
         self._open = entries
 
+    def _disregard(self) -> None:
+        """Whoever holds it looks after failures: they are nobody else's business."""
+        self._silent = True
+
     def _renumber(self, number: int) -> None:
         """The event got its number only when its pack was made."""
         self._first = number
@@ -237,7 +243,9 @@ class Receipt:
             return None
         if self._ended:
             self._unread = _Unread(self._judge(), self._failures)
-            if Fate.DROPPED in self._ended:  # as when_full=drop_oldest asked for
+            if (
+                self._silent or Fate.DROPPED in self._ended
+            ):  # the latter is what when_full=drop_oldest asks for
                 self._unread.look()
         waiters, self._waiters = self._waiters, None
         return waiters

@@ -1,0 +1,285 @@
+"""Feed: gives the lines of a source to a producer, with the source's position, and finds its place again.
+
+Stands on the append script, which writes the position in the step that appends. Loses nothing if killed: the stored
+position is that of the last line in the stream. After a failure, an unknown outcome or a position that somebody else
+moved, everything unconfirmed is dropped, the position read, and the source goes on from there.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.backoff import RECONNECT
+from pipeline.errors import (
+    AccessDeniedError,
+    BufferFull,
+    ClosedError,
+    EncodeError,
+    EventTooLargeError,
+    MillstreamError,
+    NotConfirmed,
+    SendError,
+    ServerRefusedError,
+    UsageError,
+    WrongKeyTypeError,
+)
+from pipeline.event import Event
+from pipeline.keys import StreamKeys
+from pipeline.observe.log import Limited, get_logger
+from pipeline.server.connect import Link
+from pipeline.server.replies import text
+from producers.batch import Entry, Step
+from producers.producer import Producer
+from producers.receipt import Receipt
+from producers.sources.parsers import Parser, parse_line, parse_text
+
+PACK_EVENTS = 100
+STOP_CHECK_S = 0.2
+Of = str | Callable[[Any], str]
+"""One text for all lines, or what makes it from a line's data."""
+
+_log = get_logger("source")
+
+
+@dataclass(slots=True)
+class Fed:
+    """What became of the lines of a source so far."""
+
+    lines: int = 0
+    """Lines read; those read again after a failure are counted again."""
+    confirmed: int = 0
+    failed: int = 0
+    """Lines given up; always 0 for a source that can read them again."""
+    cut: int = 0
+    """Lines longer than max_line_bytes, of which the beginning was sent."""
+    unparsed: int = 0
+    """Lines sent as text because they were not what their parser expects, or held what no event can."""
+    restarts: int = 0
+    """How often the stored position had to be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineOptions:
+    """How a line becomes an event."""
+
+    parser: Parser = parse_text
+    type: Of = "log"
+    key: Of = ""
+    source: str = ""
+    """The events' `source` header: who wrote the lines."""
+
+    def event(self, line: bytes, full_bytes: int | None, fed: Fed) -> Event:
+        """The event of one line; full_bytes if it was cut."""
+        data, headers = parse_line(line, self.parser)
+        if headers or full_bytes is not None:
+            headers = dict(headers or {})
+            fed.unparsed += "unparsed" in headers
+            if full_bytes is not None:
+                fed.cut += 1
+                headers["cut"] = f"{len(line)} of {full_bytes} bytes"
+        return Event(
+            data,
+            type=self.type if isinstance(self.type, str) else self.type(data),
+            key=self.key if isinstance(self.key, str) else self.key(data),
+            headers=headers,
+            source=self.source,
+        )
+
+
+class Feed:
+    """One source of one stream. Not for several threads."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        stream: str,
+        *,
+        source: str = "",
+        options: LineOptions | None = None,
+        pack: int = PACK_EVENTS,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.fed = Fed()
+        self._producer = producer
+        self._connector = producer.connector
+        self._stream = stream
+        self._key = StreamKeys(producer.stream_name(stream)).source(source) if source else ""
+        self._source = source
+        self._options = options or LineOptions()
+        self._pack = pack
+        self._stop = stop or threading.Event()
+        self._before = ""
+        self._receipts: deque[Receipt] = deque()
+        self._link: Link | None = None
+        self._limited = Limited(_log)
+
+    def stored(self) -> str | None:
+        """The source's position as the server has it, waiting for a server that is not there; None: none yet.
+
+        Raises:
+            AccessDeniedError and the like: waiting does not help. ClosedError: stopped while waiting.
+        """
+        reply = self._ask("GET", self._key)
+        position = None if reply is None else text(reply)
+        self._before = position or ""
+        return position
+
+    def remember(self, position: str) -> None:
+        """Store a position before any line, where none is stored: what comes from now on will not be missed."""
+        self._ask("SET", self._key, position, "NX")
+        self._before = position
+
+    def forget(self) -> None:
+        """Remove the stored position."""
+        self._ask("DEL", self._key)
+
+    def put(
+        self, lines: Sequence[bytes], cut: dict[int, int], position: Callable[[int], str] | None = None
+    ) -> bool:
+        """Queue lines, blocking while the buffer is full; False if the source has to find its place again.
+
+        position gives the position behind the line with an index.
+        """
+        made = [self._options.event(line, cut.get(index), self.fed) for index, line in enumerate(lines)]
+        self.fed.lines += len(lines)
+        if cut:
+            self._limited.warning("cut", "line is too long: its beginning was sent", bytes=max(cut.values()))
+        entries = self._entries(made)
+        if entries:
+            receipt: Receipt = entries[0].receipt
+            receipt._disregard()  # looked at here, or read again from the stored position
+            self._receipts.append(receipt)
+        for number, entry in enumerate(entries):
+            if position is not None:
+                last = entry.index + entry.events - 1
+                entry.step = Step(self._source, self._before, position(last))
+                self._before = entry.step.after
+            if not self._add(entry):
+                self._producer.give_up(
+                    self._stream, entries[number:], SendError("the source was interrupted")
+                )
+                return False
+        return self.check()
+
+    def check(self) -> bool:
+        """Count what was confirmed meanwhile; False if the source has to find its place again.
+
+        Raises:
+            MillstreamError: a failure that no repeat can mend.
+        """
+        while self._receipts and self._receipts[0].done:
+            receipt = self._receipts.popleft()
+            error = receipt.error
+            if error is None or isinstance(error, NotConfirmed):
+                self.fed.confirmed += receipt.events
+                if error is not None:
+                    self._limited.warning(
+                        "level", "lines are in the stream, but not confirmed", error=str(error)
+                    )
+            elif not self._key:
+                self.fed.failed += receipt.events
+                _raise_if_final(error)
+            else:
+                _raise_if_final(error)
+                self._limited.warning("restart", "source goes on from its stored position", why=str(error))
+                return False
+        return True
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all that was put has ended, or timeout_s; False if the source has to find its place again."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._receipts:
+            try:
+                self._receipts[0].result(None if until_s is None else max(until_s - time.monotonic(), 0))
+            except SendError:
+                pass  # check() says what it means
+            except TimeoutError:
+                break
+            if not self.check():
+                return False
+        return True
+
+    @property
+    def unconfirmed(self) -> int:
+        """Lines that were put and have not ended."""
+        return sum(receipt.events for receipt in self._receipts if not receipt.done)
+
+    def recover(self) -> str | None:
+        """Let everything unconfirmed come to its end, and give the stored position."""
+        self.fed.restarts += 1
+        while self._receipts and not self._stop.is_set():
+            # One after the other ends by itself, as its send times out if not before; stop ends the wait.
+            try:
+                self._receipts[0].result(STOP_CHECK_S)
+            except NotConfirmed:
+                pass  # it is in the stream
+            except SendError:
+                self._receipts.popleft()
+                continue
+            except TimeoutError:
+                continue
+            self.fed.confirmed += self._receipts.popleft().events
+        return self.stored()
+
+    def close(self) -> None:
+        """Close the connection used for positions."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _entries(self, events: list[Event]) -> list[Entry]:
+        try:
+            return self._producer.entries(events, pack=self._pack)
+        except (EncodeError, EventTooLargeError):
+            return self._producer.entries([self._sendable(event) for event in events], pack=self._pack)
+
+    def _sendable(self, event: Event) -> Event:
+        """The event, or its data as text where no event can hold it (an int of 70 bits, 40 levels of nesting)."""
+        try:
+            self._producer.entries([event], pack=self._pack)
+        except (EncodeError, EventTooLargeError) as error:
+            self.fed.unparsed += 1
+            headers = {**event.headers, "unparsed": str(error)[:200]}
+            return Event(
+                repr(event.data)[: 1 << 18], type=event.type[:200], key=event.key[:200], headers=headers
+            )
+        return event
+
+    def _add(self, entry: Entry) -> bool:
+        """Queue it; False where it found no place: the source was stopped, or has to find its place again."""
+        while not self._stop.is_set():
+            try:
+                self._producer.add(self._stream, entry)
+            except BufferFull as error:
+                self._limited.warning("full", "source waits for the server", why=str(error))
+                if not self.check():
+                    return False
+            else:
+                return True
+        return False
+
+    def _ask(self, *command: str) -> Any:
+        tries = 0
+        while True:
+            try:
+                if self._link is None or self._link.closed:
+                    self._link = self._connector.link("source")
+                return self._link.call(*command)
+            except MillstreamError as error:
+                _raise_if_final(error)
+                tries += 1
+                self._limited.warning("position", "source waits for the server", why=str(error))
+                if self._stop.wait(RECONNECT.wait_ms(tries) / 1_000):
+                    raise ClosedError("stopped while waiting for the server") from error
+
+
+def _raise_if_final(error: MillstreamError) -> None:
+    """Raise what no repeat can mend: rights, types, names."""
+    cause = error.__cause__ if isinstance(error, SendError) else error
+    if isinstance(cause, AccessDeniedError | WrongKeyTypeError | UsageError | ClosedError):
+        raise cause
+    if isinstance(cause, ServerRefusedError) and not cause.passing:
+        raise cause

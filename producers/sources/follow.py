@@ -1,0 +1,214 @@
+"""Follow: a log file, or the lines of standard input, into a stream.
+
+Stands on FollowedFile and Feed. A followed file that is killed at any instant neither loses nor repeats a line: its
+position is written in the step that appends. What comes through a pipe cannot be read again: what could not be sent
+of it is counted and said.
+"""
+
+import io
+import os
+import secrets
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from pipeline.errors import ClosedError, UsageError
+from pipeline.observe.log import get_logger
+from producers.producer import Producer
+from producers.sources.feed import PACK_EVENTS, Fed, Feed, LineOptions, Of
+from producers.sources.files import FollowedFile
+from producers.sources.lines import MAX_LINE_BYTES, LineSplitter
+from producers.sources.parsers import Parser, parse_auto
+
+POLL_S = 0.1
+"""How often a file without news is looked at, in seconds."""
+PROGRESS_S = 0.2
+"""How often `progress` is called, in seconds."""
+PUT_LINES = 1_000
+
+_log = get_logger("source")
+Progress = Callable[[Fed], None]
+
+
+def file_source(path: str) -> str:
+    """The source id of a file: this host and its absolute path."""
+    return f"file:{socket.gethostname()}:{os.path.abspath(path)}"
+
+
+def follow_file(
+    producer: Producer,
+    stream: str,
+    path: str,
+    *,
+    follow: bool = True,
+    keep_position: bool | None = None,
+    source: str = "",
+    from_end: bool = False,
+    parser: Parser = parse_auto,
+    type: Of = "log",  # noqa: A002 - CloudEvents' word
+    key: Of = "",
+    pack: int = PACK_EVENTS,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    stop: threading.Event | None = None,
+    progress: Progress | None = None,
+) -> Fed:
+    """Send the lines of a file, each once, in order; with follow=True also those still to be written, until `stop`.
+
+    Args:
+        keep_position: go on where an earlier run ended; default: as follow. Without it the file is read from its
+            start, and still no line of this run is sent twice.
+        source: under what name the position is kept; default: this host and the absolute path. Two that follow
+            under one name share the file's lines.
+        from_end: where no position is stored, begin with the line that is being written now.
+        parser: what a line becomes; see sources/parsers.py.
+        type, key: one text, or a function of a line's data. pack: lines per entry; 0: an entry each.
+        max_line_bytes: of a longer line the beginning is sent, with a header `cut`.
+        stop: ends it soon; what is not confirmed then is read again by the next run.
+        progress: called every 0.2 s, and at the end, with the counts.
+
+    Returns:
+        The counts; confirmed is the number of lines that are in the stream.
+
+    Raises:
+        NotFoundError: no such file (with follow=True it is waited for). UsageError: it cannot be read.
+        AccessDeniedError, WrongKeyTypeError, ServerRefusedError: the server will not have the lines.
+    """
+    stop = stop or threading.Event()
+    kept = follow if keep_position is None else keep_position
+    name = source or (file_source(path) if kept else f"once:{secrets.token_hex(8)}")
+    file = FollowedFile(path, follow=follow, from_end=from_end, max_line_bytes=max_line_bytes)
+    feed = Feed(
+        producer, stream, source=name, options=LineOptions(parser, type, key, file.path), pack=pack, stop=stop
+    )
+    report = _Report(feed.fed, progress)
+    try:
+        stored = feed.stored() if kept else None
+        file.resume(stored)
+        if kept and stored is None and from_end and file.position():
+            feed.remember(file.position())
+        _pump(file, feed, stop, report, producer.options.exit_ms / 1_000)
+        if not kept:
+            feed.forget()
+    except ClosedError:
+        if not stop.is_set():  # the producer was closed beneath us
+            raise
+    finally:
+        file.close()
+        feed.close()
+        report.now()
+    return feed.fed
+
+
+def send_lines(
+    producer: Producer,
+    stream: str,
+    lines: BinaryIO,
+    *,
+    parser: Parser = parse_auto,
+    type: Of = "log",  # noqa: A002
+    key: Of = "",
+    pack: int = PACK_EVENTS,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    stop: threading.Event | None = None,
+    progress: Progress | None = None,
+) -> Fed:
+    """Send the lines of a binary stream, such as sys.stdin.buffer, as they come, until its end or `stop`.
+
+    Arguments as those of follow_file(). Returns once every line has ended; Fed.failed are those not in the stream.
+
+    Raises:
+        UsageError: it cannot be read. AccessDeniedError and the like: the server will not have the lines.
+    """
+    stop = stop or threading.Event()
+    feed = Feed(producer, stream, options=LineOptions(parser, type, key), pack=pack, stop=stop)
+    report = _Report(feed.fed, progress)
+    splitter = LineSplitter(max_line_bytes=max_line_bytes)
+    try:
+        for block in _blocks(lines, stop):
+            found = splitter.feed(block)
+            for start in range(0, len(found.lines), PUT_LINES):
+                few = found.lines[start : start + PUT_LINES]
+                feed.put(few, {i - start: n for i, n in found.cut.items() if 0 <= i - start < len(few)})
+            feed.check()
+            report.soon()
+        rest = splitter.rest()
+        feed.put(rest.lines, rest.cut)
+        feed.wait()
+    finally:
+        feed.close()
+        report.now()
+    return feed.fed
+
+
+class _Report:
+    """Calls `progress` now and then."""
+
+    def __init__(self, fed: Fed, progress: Progress | None) -> None:
+        self._fed = fed
+        self._progress = progress
+        self._next_s = 0.0
+
+    def soon(self) -> None:
+        """Unless it was called a moment ago."""
+        if self._progress is not None and time.monotonic() >= self._next_s:
+            self.now()
+
+    def now(self) -> None:
+        """In any case."""
+        self._next_s = time.monotonic() + PROGRESS_S
+        if self._progress is not None:
+            self._progress(self._fed)
+
+
+def _pump(file: FollowedFile, feed: Feed, stop: threading.Event, report: _Report, exit_s: float) -> None:
+    """Lines from the file to the feed, until it is finished and confirmed, or stopped."""
+    in_place = True
+    while not stop.is_set():
+        report.soon()
+        if not in_place:
+            position = feed.recover()
+            file.resume(position)
+            in_place = True
+        read = file.read()
+        if read is None:
+            if not file.finished:
+                in_place = feed.check()
+                stop.wait(POLL_S)
+                continue
+            in_place = feed.wait(PROGRESS_S)
+            if in_place and not feed.unconfirmed:
+                return
+            continue
+        for start in range(0, len(read.lines), PUT_LINES):
+            few = read.lines[start : start + PUT_LINES]
+            cut = {i - start: n for i, n in read.cut.items() if 0 <= i - start < len(few)}
+            in_place = feed.put(few, cut, lambda index, start=start, read=read: read.position(start + index))  # type: ignore[misc]
+            if not in_place:
+                break
+    feed.wait(exit_s)
+    if feed.unconfirmed:
+        _log.warning("stopped with lines unconfirmed: the next run reads them again", lines=feed.unconfirmed)
+
+
+def _blocks(lines: BinaryIO, stop: threading.Event) -> Iterator[bytes]:
+    """What there is to read, as soon as it is there."""
+    try:
+        descriptor: int | None = lines.fileno()
+    except (OSError, io.UnsupportedOperation, AttributeError):
+        descriptor = None
+    poll = select.poll()
+    if descriptor is not None:
+        poll.register(descriptor, select.POLLIN)
+    while not stop.is_set():
+        if descriptor is not None and not poll.poll(PROGRESS_S * 1_000):
+            continue
+        try:
+            block = os.read(descriptor, 1 << 16) if descriptor is not None else lines.read(1 << 16)
+        except OSError as error:
+            raise UsageError(f"cannot read the lines: {error.strerror}") from None
+        if not block:
+            return
+        yield block

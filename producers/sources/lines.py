@@ -1,0 +1,87 @@
+"""Lines: bytes as lines of bounded length, each with the offset at which it ends.
+
+Pure. A line may come in any number of pieces; of one that is too long the beginning is kept and the rest only
+counted, so a file without a newline takes no more memory than the limit.
+"""
+
+from dataclasses import dataclass, field
+
+MAX_LINE_BYTES = 262_144
+
+
+@dataclass(slots=True)
+class Lines:
+    """Whole lines, without their ends."""
+
+    lines: list[bytes] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    """For each line the offset just behind it, its end of line included."""
+    cut: dict[int, int] = field(default_factory=dict)
+    """Which lines were cut, and how many bytes they have in full."""
+
+
+class LineSplitter:
+    """Cuts what comes in at each newline; a carriage return before it belongs to the end of line."""
+
+    def __init__(self, offset: int = 0, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self.offset = offset
+        """Where the next byte to be fed stands."""
+        self._max_line_bytes = max_line_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._kept = 0
+
+    @property
+    def half(self) -> int:
+        """Bytes of a line whose end has not come yet."""
+        return self._size
+
+    def feed(self, block: bytes) -> Lines:
+        """The lines that end in this block."""
+        found = Lines()
+        first, *rest = block.split(b"\n")
+        if not rest:
+            self._keep(first)
+            self.offset += len(first)
+            return found
+        *whole, last = rest
+        self._keep(first)
+        self.offset += len(first) + 1
+        self._end(found)
+        limit, offset = self._max_line_bytes, self.offset
+        for line in whole:
+            offset += len(line) + 1
+            if len(line) > limit:
+                found.cut[len(found.lines)] = len(line)
+                line = line[:limit]
+            elif line.endswith(b"\r"):
+                line = line[:-1]
+            found.lines.append(line)
+            found.ends.append(offset)
+        self.offset = offset + len(last)
+        self._keep(last)
+        return found
+
+    def rest(self) -> Lines:
+        """The last line, where the input ended without a newline; nothing if it did not."""
+        found = Lines()
+        if self._size:
+            self._end(found)
+        return found
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        room = self._max_line_bytes - self._kept
+        if part and room > 0:
+            self._parts.append(part[:room])
+            self._kept += min(len(part), room)
+
+    def _end(self, found: Lines) -> None:
+        line = b"".join(self._parts)
+        if self._size > self._max_line_bytes:
+            found.cut[len(found.lines)] = self._size
+        elif line.endswith(b"\r"):
+            line = line[:-1]
+        found.lines.append(line)
+        found.ends.append(self.offset)
+        self._parts, self._size, self._kept = [], 0, 0
