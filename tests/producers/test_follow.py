@@ -365,7 +365,10 @@ def test_sends_that_end_as_unknown_make_the_source_find_its_place(
                 append(log, *lines(start, start + 100))
                 until(lambda ended=ended: not_confirmed(producer) > ended)  # type: ignore[misc]
                 proxy.release()
-                arrive(link, stream, lines(0, start + 100))
+                append(log, f"after {start}")
+                until(lambda start=start: f"after {start}" in datas(link, stream)[-1:])  # type: ignore[misc]
+    arrived = [line for line in datas(link, stream) if "after" not in str(line)]
+    assert arrived == lines(0, 400)
     assert following.error is None
     assert following.fed is not None
     assert following.fed.restarts >= 3
