@@ -31,8 +31,6 @@ class Claimer:
         self._pass_started_ms = -(10**9)
         self._mark = ""
         """The sweep mark when this pass began."""
-        self.no_room = False
-        """A sweep was due and the window was full: another member may have room."""
         self._company = BATCH_ENTRIES
         """Fewer after suspects were met: what may not run here together is not taken together."""
 
@@ -40,7 +38,7 @@ class Claimer:
         """Go on with the sweep, or begin one if it is time; the sweep mark whose pass is complete, or ''."""
         state = self._state
         now = now_ms()
-        self.no_room = state.sweeping = False
+        state.sweeping = False
         if not state.clock.claims_allowed(now):
             return ""
         if not self._passing:
@@ -62,16 +60,20 @@ class Claimer:
         self._company = BATCH_ENTRIES
         return self._mark
 
-    def _step(self, link: Link, ref: GroupRef) -> bool:
-        """One claim; False if the window is full or the clock cannot be trusted."""
+    def room(self) -> int:
+        """How many entries may be taken over just now."""
         state = self._state
         with state.lock:
             limit = state.window.limit()
             free = state.window.most_events - state.window.events
-            if limit is not None:
-                free = min(free, limit - len(state.window))
+            return free if limit is None else min(free, limit - len(state.window))
+
+    def _step(self, link: Link, ref: GroupRef) -> bool:
+        """One claim; False if the window is full or the clock cannot be trusted."""
+        state = self._state
+        free = self.room()
         if free <= 0 or state.stopping:
-            self.no_room = state.sweeping = not state.stopping
+            state.sweeping = not state.stopping
             return False
         sent_ms = now_ms()
         taken = take(

@@ -269,24 +269,28 @@ class Member:
             if state.stopping and state.reader_blocked and state.reader_client:
                 link.calls([("CLIENT", "UNBLOCK", state.reader_client)])  # refused: the block ends by itself
             self._dispatch.collect()
+            settled = 0
             if ticking or state.stopping or state.reader_blocked:
                 settled = self._settler.run_once(link)
-            else:
-                settled = len(state.settling)  # the reader's to settle
-            if settled and not state.reader_blocked:
-                state.reader_wake.set()  # it may wait for just this: something to settle, or room to read
+            if (settled or state.settling) and not state.reader_blocked:
+                state.reader_wake.set()  # it may wait for just this: room to read, or something to settle
+            if settled and state.sweeping:
+                continue  # there may be room now
             state.duty_wake.wait(max(min(tick_s - time.monotonic(), self._until_due_s()), 0))
             state.duty_wake.clear()
 
     def _tick(self, link: Link) -> None:
         """One heartbeat and what it asks for."""
         swept, self._swept = self._swept, ""
-        duty = self._membership.run_once(link, swept=swept, no_room=self._claimer.no_room)
-        self._claimer.no_room = False
+        known = self._membership.duty
+        others = known is not None and len(known.members) > 1
+        full = self.state.sweeping and others and self._claimer.room() <= 0
+        duty = self._membership.run_once(link, swept=swept, no_room=full)
         self._heartbeat.run_once(link)
         if duty.next_due_ms is not None:
             self._promoter.next_due_ms = duty.next_due_ms
         if not duty.on_duty:
+            self.state.sweeping = False
             return
         if self._promoter.due():
             self._promoter.run_once(link)
@@ -299,6 +303,8 @@ class Member:
             self._swept = (
                 self._claimer.run_once(link, duty, missing=self._janitor.missing(duty)) or self._swept
             )
+            if not self.state.sweeping:
+                self.state.reader_wake.set()  # the room it left for the sweep is its own again
 
     def _on_duty(self) -> bool:
         return self._membership.duty is not None and self._membership.duty.on_duty

@@ -104,6 +104,10 @@ class Reader:
         with state.lock:
             limit = state.window.limit()
             room = state.window.room()
+            if (
+                state.sweeping
+            ):  # what a dead worker left is older than what is new: it gets its share of the room
+                room //= 2
             return room if limit is None else max(0, min(room, limit - len(state.window)))
 
     def _take_in(self, reply: Reply, token: str) -> int:

@@ -71,7 +71,7 @@ class MemberState:
     """The server's id of the reader's connection, to end its waiting by."""
     stop_asked: threading.Event = field(default_factory=threading.Event)
     sweeping: bool = False
-    """A sweep waits for room in the window: tell the duty thread when entries were settled."""
+    """A sweep waits for room in the window: half of what gets free is left to it, and it is told."""
     released_until_ms: int = 0
     """Until then this member leaves the duty to others: it released entries it cannot run."""
     on_stop: Callable[[], None] | None = None
