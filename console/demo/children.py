@@ -47,6 +47,7 @@ class Child:
     """One process, from start to end."""
 
     def __init__(self, run: RunFolder, module: str, args: Sequence[str]) -> None:
+        self.name = module
         read_end, self._alive = os.pipe()
         # What it says before begin(), such as an error in our own modules, must not run across the screen.
         with open(run.log(module), "ab") as log:

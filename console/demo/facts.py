@@ -3,6 +3,7 @@
 Stands on a Link and the overview. Reads only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.envelope import DeadLetter, read_dead
@@ -39,6 +40,16 @@ class Standing:
         return self.unread == 0 and not self.running and not self.retrying
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one worker holds."""
+
+    count: int
+    """Entries, those that it was given again included."""
+    entries: Sequence[str]
+    """Ids of the first few hundred on the stream itself."""
+
+
 def standing(link: Link, keys: StreamKeys, group: str) -> Standing | None:
     """Where the group stands; None while the stream or the group does not exist yet."""
     try:
@@ -63,17 +74,15 @@ def pid_of(consumer: str) -> int:
     return int(parts[1]) if len(parts) == 3 and parts[1].isdigit() else 0
 
 
-def held_by(link: Link, keys: StreamKeys, group: str, pid: int) -> list[str]:
-    """Ids of the entries that a worker holds; those it was given again carry ids of the group's own stream."""
-    found: list[str] = []
-    for ref in (GroupRef(keys, group), GroupRef(keys, group, again=True)):
-        try:
-            names = [one.name for one in consumers(link, keys.stream, group) if pid_of(one.name) == pid]
-            for name in names:
-                found += [text(row[0]) for row in pending_of(link, ref, consumer=name)]
-        except NotFoundError:
-            continue
-    return found
+def held_by(link: Link, keys: StreamKeys, group: str, pid: int) -> Held:
+    """What a worker holds, alive or not, on the stream and on the group's own."""
+    try:
+        names = [one for one in consumers(link, keys.stream, group) if pid_of(one.name) == pid]
+        ref = GroupRef(keys, group)
+        rows = [row for one in names for row in pending_of(link, ref, consumer=one.name)]
+    except NotFoundError:
+        return Held(0, ())
+    return Held(sum(one.pending for one in names), tuple(text(row[0]) for row in rows))
 
 
 def dead_letters(link: Link, keys: StreamKeys, group: str, start: str) -> list[tuple[str, DeadLetter]]:

@@ -94,7 +94,9 @@ class DemoFolder:
             InUseError: another demo has it. UsageError: it cannot be written.
         """
         try:
-            self._runs.mkdir(parents=True, exist_ok=True)
+            # What is copied from log files is for the eyes that may read those.
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._runs.mkdir(exist_ok=True)
             if not os.access(self.path, os.W_OK):
                 raise UsageError(f"--dir: {self.path} cannot be written")
             self._hold()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from console.demo.folder import GROUPS
 from console.demo.interrupts import Interrupts
+from console.demo.log_files import LAST_LINES
 from console.demo.result import Result, result_of
 from console.demo.stage import LOOK_S, Stage
 from pipeline.errors import MillstreamError
@@ -37,6 +38,9 @@ class Once:
         total = stage.options.events or 0
         self._say(f"server: pid {stage.server.pid}, {stage.about}")
         self._say(f"data: {stage.run.home}")
+        for file in stage.options.files:
+            since = "" if file.whole else f", its last {LAST_LINES:,} lines"
+            self._say(f"log file: {file.path}{since}")
         stage.wait_for_workers(self._nothing)
         for group in GROUPS:
             self._say(f"group {group}: workers {' and '.join(map(str, stage.ready(group)))}")

@@ -11,6 +11,7 @@ from console.demo.happenings import Happenings
 from console.demo.interrupts import Interrupts
 from console.demo.ledger import GroupCounts
 from console.demo.live import Live
+from console.demo.log_files import found, named
 from console.demo.once import Once
 from console.demo.result import Result
 from console.demo.stage import Stage, StageOptions
@@ -34,7 +35,8 @@ def play(out: Output, *, folder: Path, files: Sequence[Path], events: int | None
     Raises:
         MillstreamError: it cannot be played: no server, folder in use, a file that cannot be read.
     """
-    options = StageOptions(folder=folder, files=files, events=events, per_s=per_s)
+    log_files = named(files) if files else found()
+    options = StageOptions(folder=folder, files=log_files, events=events, per_s=per_s)
     watched = events is None
     happenings = Happenings(None if watched else out.talk)
     with Interrupts() as interrupts:

@@ -9,6 +9,7 @@ from typing import Any
 from console.demo.account import AccountWriter, Confirmed
 from pipeline.errors import SendError
 from pipeline.observe.log import get_logger
+from producers.batch import Entry
 from producers.producer import Producer
 from producers.receipt import Receipt
 
@@ -28,11 +29,20 @@ class RecordedProducer(Producer):
         self._under_way.append(receipt)
         return receipt
 
+    def add(self, stream: str, entry: Entry, *, block_ms: float | None = None) -> None:
+        """As Producer.add(), which sources and log shippers use; one receipt may stand for many entries."""
+        super().add(stream, entry, block_ms=block_ms)
+        if not self._under_way or self._under_way[-1] is not entry.receipt:
+            self._under_way.append(entry.receipt)
+
     def record(self) -> None:
-        """Write down the sends that have ended since the last call, in their order."""
+        """Write down the sends that have ended since the last call."""
         lines: list[Confirmed] = []
-        while self._under_way and self._under_way[0].done:
+        for _ in range(len(self._under_way)):
             receipt = self._under_way.popleft()
+            if not receipt.done:
+                self._under_way.append(receipt)
+                continue
             error = receipt.error
             if error is None:
                 lines += map(Confirmed, receipt.event_ids, receipt.entry_ids)

@@ -1,11 +1,11 @@
 """Screen: the demo as lines of text, for a terminal of any size. Draws what the watch knows, and changes nothing."""
 
 import time
-from collections.abc import Sequence
 
 from rich.text import Text
 
 from console.demo.folder import GROUPS
+from console.demo.log_files import LAST_LINES
 from console.demo.stage import Stage
 from console.safe_text import safe
 from pipeline.units import show_duration
@@ -84,6 +84,14 @@ def _sources(stage: Stage) -> list[Text]:
             f"logs to the stream: {watch.sent_by('service'):,} events, pid {stage.service_pid or '-'}",
         )
     ]
+    for number, file in enumerate(stage.options.files[:MOST_FILES]):
+        count = watch.sent_by(f"file{number}")
+        since = "" if file.whole else f", from its last {LAST_LINES:,} on"
+        lines.append(_labelled("file", f"{safe(file.path)}: {count:,} lines, followed{since}"))
+    if len(stage.options.files) > MOST_FILES:
+        rest = range(MOST_FILES, len(stage.options.files))
+        count = sum(watch.sent_by(f"file{number}") for number in rest)
+        lines.append(_labelled("files", f"{len(rest)} more, followed: {count:,} lines"))
     rate = f"{watch.rate_per_s:,.0f} a second"
     lines.append(
         _labelled(
@@ -168,8 +176,3 @@ def _keys(width: int, phase: str) -> Text:
     if phase != "running":
         return Text("waiting for what is on its way; Ctrl-C or q again ends at once", style="reverse dim")
     return Text(KEYS if width >= len(KEYS) else KEYS_SHORT, style="reverse")
-
-
-def shortened(names: Sequence[str], most: int) -> list[str]:
-    """The first of the names, and how many more there are."""
-    return [*names[:most], f"and {len(names) - most:,} more"] if len(names) > most else list(names)

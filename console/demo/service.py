@@ -21,7 +21,7 @@ from console.demo.recorded import RecordedProducer
 from console.demo.traffic import traffic
 from pipeline.observe.log import log_to_stderr
 
-TICK_S = 0.02
+TICK_S = 0.01
 """The service wakes so often and logs what is due."""
 LATE_S = 1.0
 """What is due for longer, because the machine slept, is not made up for."""

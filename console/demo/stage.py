@@ -17,6 +17,7 @@ from console.demo.children import Child
 from console.demo.crew import PROCESSES, Crew
 from console.demo.folder import GROUPS, DemoFolder, RunFolder
 from console.demo.happenings import Happenings
+from console.demo.log_files import LogFile
 from console.demo.watch import Watch
 from pipeline.errors import MillstreamError
 from pipeline.server.connect import Connector
@@ -41,8 +42,8 @@ class StageOptions:
     """Events a second from the service."""
     events: int | None = None
     """The service sends so many; None: until it is stopped."""
-    files: Sequence[Path] = field(default_factory=tuple)
-    """Log files to follow."""
+    files: Sequence[LogFile] = field(default_factory=tuple)
+    """Log files to follow; where `events` is given, to their present end."""
 
 
 class Stage:
@@ -112,6 +113,10 @@ class Stage:
         count = () if options.events is None else (str(options.events),)
         self._service = Child(self.run, "service", [f"{options.per_s:g}", *count])
         self._senders.append(self._service)
+        if options.files:
+            how = "follow" if options.events is None else "once"
+            named = [word for file in options.files for word in (str(file.path), str(file.offset))]
+            self._senders.append(Child(self.run, "follower", [how, *named]))
 
     def pids(self, group: str) -> list[int | None]:
         """The process in each worker's place; None where one is about to start."""
@@ -154,6 +159,11 @@ class Stage:
             self._look(on_look)
         for child in self._senders:
             child.end()
+            if child.code:
+                self.happenings.say(
+                    f"the {child.name} ended with code {child.code}: not all it sent was confirmed, see "
+                    f"{self.run.log(child.name)}"
+                )
         self._look(on_look)
 
     def drain(self, on_look: Callable[[], None]) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 
 from console.demo.account import Handled
+from console.demo.facts import Held
 from console.demo.happenings import Happening, Happenings
 from pipeline.units import show_duration
 
@@ -19,16 +20,16 @@ class Takeover:
     """One killed worker, from its end until nothing is held in its name any more."""
 
     def __init__(
-        self, happenings: Happenings, group: str, pid: int, *, by: str, at_ms: int, entries: list[str]
+        self, happenings: Happenings, group: str, pid: int, *, by: str, at_ms: int, held: Held
     ) -> None:
-        """by: how its end is told ("you killed 4133", "4133 was killed"); entries: ids of what it held."""
+        """by: how its end is told ("you killed 4133", "4133 was killed"); held: what it held then."""
         self.group = group
         self.pid = pid
         self.at_ms = at_ms
-        self.entries = entries
+        self.held = held
         self.took_ms: int | None = None
         """How long it took until the last of them was another's, in ms; None as long as it goes on."""
-        self._told = not entries
+        self._told = not held.count
         self._by = by
         self._takers: Counter[int] = Counter()
         self._happenings = happenings
@@ -58,21 +59,25 @@ class Takeover:
         if self._told or self.took_ms is None:
             return
         waited_ms = now_ms - self.at_ms - self.took_ms
-        if self._takers.total() < len(self.entries) and waited_ms < ACCOUNTS_MS:
+        if self._takers.total() < len(self.held.entries) and waited_ms < ACCOUNTS_MS:
             return
         self._told = True
         who = _names(list(self._takers))
         took = show_duration(self.took_ms)
-        # None: what it had done was acknowledged just before it died.
-        end = f"{who} took over after {took}" if who else "they were settled before it was gone"
+        if (
+            not who and self.took_ms < CLAIM_AFTER_MS // 2
+        ):  # its last acknowledgements were still on their way
+            end = "they were settled as it went"
+        else:
+            end = f"{who or 'others'} took over after {took}"
         self._happenings.say_on(self._line, f"{self._held()}; {end}")
 
     def _held(self) -> str:
-        count = len(self.entries)
+        count = self.held.count
         return f"{self._by} with {count:,} event{'s' if count != 1 else ''} running"
 
     def _going_on(self, who: str, now_ms: int) -> str:
-        if not self.entries:
+        if not self.held.count:
             return f"{self._by}; it held nothing just then"
         left_s = max(math.ceil((self.at_ms + CLAIM_AFTER_MS - now_ms) / 1_000), 0)
         when = f"in {left_s} s" if left_s else "any moment"

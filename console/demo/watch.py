@@ -150,7 +150,7 @@ class Watch:
         for takeover in self.takeovers:
             if takeover.took_ms is None and not takeover.done:
                 left = held_by(link, self.keys, takeover.group, takeover.pid)
-                takeover.look(len(left), self._others(takeover), now_ms())
+                takeover.look(left.count, self._others(takeover), now_ms())
 
     def _read_dead(self, link: Link, group: str) -> None:
         while found := dead_letters(link, self.keys, group, self._dead_from[group]):
@@ -180,7 +180,7 @@ class Watch:
                 change.pid,
                 by=f"{self._me} killed {who}" if change.pid in self._killed_by_us else f"{who} was killed",
                 at_ms=change.at_ms,
-                entries=held_by(link, self.keys, change.group, change.pid),
+                held=held_by(link, self.keys, change.group, change.pid),
             )
         )
 
@@ -207,7 +207,7 @@ class Watch:
         wanted = {
             self.ledger.event_at(entry_id): takeover
             for takeover in following
-            for entry_id in takeover.entries
+            for entry_id in takeover.held.entries
         }
         for line in lines:
             self.ledger.groups[group].handle(line.event_id, replayed=line.replayed)

@@ -22,7 +22,7 @@ from pipeline.outcome import Outcomes
 
 CLAIM_AFTER = "3s"
 GRACE = "5s"
-ASKING_S = 0.03
+ASKING_S = 0.05
 """How long `alerts` takes for each event, in s: what a question to another service would cost."""
 
 
