@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.backoff import Backoff
 from pipeline.errors import UsageError
+from pipeline.position import position_id
 from pipeline.units import Duration, duration_ms, show_duration, size_bytes
 
 EXECUTORS = ("threads", "inline")
@@ -99,6 +100,7 @@ class ConsumerOptions:
         _check(self.max_run_ms > 0, f"max_run={self.max_run_ms} ms: more than 0")
         _check(self.window_bytes >= 1, f"window_bytes={self.window_bytes}: at least 1")
         _check(0 < self.block_ms <= 4_000, f"block={self.block_ms} ms: more than 0, at most 4 s")
+        position_id(self.start, 0, "start")  # refused where it is written, not where it is run
         _check(
             self.executor in EXECUTORS,
             f"executor={self.executor!r}: one of {', '.join(EXECUTORS)} (ConsumerOptions)",
@@ -240,3 +242,51 @@ def producer_options(base: ProducerOptions | None = None, **given: Any) -> Produ
             known = sorted(n.removesuffix("_ms") for n in fields)
             raise UsageError(f"there is no producer option {name!r}; there are: {', '.join(known)}")
     return ProducerOptions(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """How log lines are shipped.
+
+    Raises:
+        UsageError: an option out of range.
+    """
+
+    queue_events: int = 10_000
+    """Most lines held; beyond it the oldest are dropped and counted, those of ERROR and above last."""
+    queue_bytes: int = 16_000_000
+    """Most bytes of lines held, about."""
+    gather_ms: int = 50
+    """How long lines are gathered after the first, in ms; 0: none waits."""
+    pack: int = 100
+    """Most lines per entry; 0: an entry each."""
+    exit_ms: int = 2_000
+    """How long the end of the process, or a flush, waits for lines to be sent, in ms."""
+
+    def __post_init__(self) -> None:
+        for name in ("queue_events", "queue_bytes"):
+            _check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: at least 1 (LogOptions)")
+        for name in ("gather_ms", "exit_ms"):
+            _check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: 0 or more (LogOptions)")
+        _check(0 <= self.pack <= 500, f"pack={self.pack}: 0 (no packs) to 500 lines (LogOptions)")
+
+
+def log_options(**given: Any) -> LogOptions:
+    """LogOptions from what people write: durations as "30s", sizes as "16MB".
+
+    Raises:
+        UsageError: an option that does not exist, or a value that does not fit, named.
+    """
+    fields = LogOptions.__dataclass_fields__
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if f"{name}_ms" in fields:
+            values[f"{name}_ms"] = duration_ms(value, name)
+        elif name == "queue_bytes":
+            values[name] = size_bytes(value, name)
+        elif name in fields:
+            values[name] = value
+        else:
+            known = sorted(n.removesuffix("_ms") for n in fields)
+            raise UsageError(f"there is no log option {name!r}; there are: {', '.join(known)}")
+    return LogOptions(**values)
