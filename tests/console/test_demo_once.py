@@ -47,12 +47,14 @@ def processes_of(folder: Path) -> Sequence[int]:
 
 def test_the_demo_ends_with_nothing_lost(tmp_path: Path) -> None:
     """Two workers and the server are killed; the counts add up; no process stays."""
-    running = demo("--once", "--json", "--events", "300", "--dir", str(tmp_path / "data"))
+    log = tmp_path / "app.log"
+    log.write_bytes(b"".join(b"line %d \xff: all is well\n" % number for number in range(1_500)))
+    running = demo("--once", "--json", "--events", "300", "--dir", str(tmp_path / "data"), str(log))
     out, err = running.communicate(timeout=100)
     assert running.returncode == 0, err
     counts = json.loads(out)
     assert set(counts) == {"sent", "groups", "lost"}
-    assert counts["sent"] >= 300 and counts["lost"] == 0
+    assert counts["sent"] == 300 + 1_000 and counts["lost"] == 0  # of the file the last 1,000 lines
     assert set(counts["groups"]) == {"archive", "alerts"}
     for group in counts["groups"].values():
         assert set(group) == {"handled", "redelivered", "dead", "lost"}
@@ -61,6 +63,15 @@ def test_the_demo_ends_with_nothing_lost(tmp_path: Path) -> None:
     assert not processes_of(tmp_path / "data")
     archived = (tmp_path / "data" / "archive.jsonl").read_text("utf-8").splitlines()
     assert len({json.loads(line)["id"] for line in archived}) == counts["sent"]
+
+
+def test_a_missing_log_file_is_said_before_anything_starts(tmp_path: Path) -> None:
+    """One line, the exit code of what is not found, and no data folder."""
+    running = demo("--once", "--dir", str(tmp_path / "data"), str(tmp_path / "missing.log"))
+    out, err = running.communicate(timeout=30)
+    assert running.returncode == 3 and not out
+    assert err == f"error: no such file: {tmp_path}/missing.log\n"
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_second_demo_is_refused_the_folder(tmp_path: Path) -> None:
