@@ -88,9 +88,11 @@ class GroupLedger:
 
     def confirm(self, event_id: str, entry_id: EntryId) -> None:
         """The event is in the stream."""
+        if self._handled.count(event_id):
+            return
         if entry_id in self._dead_entries:
             self._dead.add(event_id)
-        elif not self._handled.count(event_id):
+        else:
             self.open[event_id] = entry_id
 
     def handle(self, event_id: str, *, replayed: bool) -> None:
@@ -183,11 +185,12 @@ def compare(
         dead: per group, the entry ids of its dead letters.
     """
     ledger = Ledger(list(handled))
-    for event_id, entry_id in confirmed:
-        ledger.confirm(event_id, entry_id)
+    # What was confirmed comes last: so only what is missing is kept in full.
     for name, lines in handled.items():
         for event_id, replayed in lines:
             ledger.groups[name].handle(event_id, replayed=replayed)
         for entry_id in dead.get(name, ()):
             ledger.groups[name].bury(entry_id)
+    for event_id, entry_id in confirmed:
+        ledger.confirm(event_id, entry_id)
     return ledger

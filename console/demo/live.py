@@ -1,5 +1,6 @@
 """Live: the demo on a terminal, drawn a few times a second, with keys, until somebody quits."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from console.demo.screen import draw
 from console.demo.stage import Stage
 
 DRAW_S = 0.2
+TRIM_S = 60.0
+"""How often what is an hour old is removed from the stream."""
 
 
 class Live:
@@ -57,8 +60,12 @@ class Live:
         stage.wait_for_workers(self._turn)
         stage.send()
         self._phase = "running"
+        trim_s = time.monotonic() + TRIM_S
         while not self._interrupts.asked:
             stage.watch.look()
+            if time.monotonic() > trim_s:
+                trim_s += TRIM_S
+                stage.keep_last()
             self._turn(DRAW_S)
         self._phase = "stopping"
         stage.stop_sending(self._turn)

@@ -53,14 +53,9 @@ class Result:
 def result_of(run: RunFolder, link: Link) -> Result:
     """Compare everything once more, from the files and the server, with nothing remembered from before."""
     keys = StreamKeys(STREAM)
-    confirmed = [
-        (line.event_id, line.entry_id)
-        for path in run.confirmed_accounts()
-        for line in map(Confirmed.parse, AccountReader(path).new_lines())
-    ]
-    last = heapq.nlargest(LAST_EVENTS, (parse_entry_id(entry_id) for _, entry_id in confirmed))
+    last = heapq.nlargest(LAST_EVENTS, (parse_entry_id(entry_id) for _, entry_id in _confirmed(run)))
     ledger = compare(
-        confirmed=confirmed,
+        confirmed=_confirmed(run),
         handled={
             group: (
                 (line.event_id, line.replayed)
@@ -77,6 +72,12 @@ def result_of(run: RunFolder, link: Link) -> Result:
         last_from=show_entry_id(last[-1]) if last else "start",
         lost=ledger.lost(),
     )
+
+
+def _confirmed(run: RunFolder) -> Iterator[tuple[str, str]]:
+    for path in run.confirmed_accounts():
+        for line in map(Confirmed.parse, AccountReader(path).new_lines()):
+            yield line.event_id, line.entry_id
 
 
 def _dead_entries(link: Link, keys: StreamKeys, group: str) -> Iterator[str]:

@@ -15,13 +15,16 @@ from pathlib import Path
 
 from console.demo.children import Child
 from console.demo.crew import PROCESSES, Crew
-from console.demo.folder import GROUPS, DemoFolder, RunFolder
+from console.demo.folder import GROUPS, STREAM, DemoFolder, RunFolder
 from console.demo.happenings import Happenings
 from console.demo.log_files import LogFile
 from console.demo.watch import Watch
 from pipeline.errors import MillstreamError
+from pipeline.observe.log import get_logger
+from pipeline.server.changes import trim_stream
 from pipeline.server.connect import Connector
 from pipeline.server.embedded import EmbeddedServer
+from pipeline.server.overview import server_ms
 
 READY_S = 20.0
 """Workers have joined their groups within this time, or something is wrong."""
@@ -30,6 +33,8 @@ SENT_S = 30.0
 STILL_S = 30.0
 """Draining has failed when nothing moved for so long."""
 LOOK_S = 0.1
+KEEP_MS = 3_600_000
+"""The stream keeps this much of what every group has handled, in ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +154,19 @@ class Stage:
         with contextlib.suppress(ProcessLookupError):  # somebody else was faster
             os.kill(pid, signal.SIGKILL)
         return pid
+
+    def keep_last(self) -> None:
+        """Remove from the stream what is older than KEEP_MS and handled by every group: a demo may run for days."""
+        link = self.watch.link()
+        if link is None:
+            return
+        try:
+            removed = sum(trim_stream(link, STREAM, f"{server_ms(link) - KEEP_MS}-0"))
+        except MillstreamError as error:  # the server went away, or the stream is not there yet
+            get_logger("demo").warning("stream not trimmed", error=str(error))
+            return
+        if removed:
+            get_logger("demo").info("stream trimmed", entries=removed)
 
     def stop_sending(self, on_look: Callable[[], None]) -> None:
         """Stop what sends, and wait until all that was sent is confirmed, or known not to be."""
