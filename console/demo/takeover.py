@@ -20,9 +20,17 @@ class Takeover:
     """One killed worker, from its end until nothing is held in its name any more."""
 
     def __init__(
-        self, happenings: Happenings, group: str, pid: int, *, by: str, at_ms: int, held: Held
+        self,
+        happenings: Happenings,
+        group: str,
+        pid: int,
+        *,
+        by: str,
+        at_ms: int,
+        held: Held,
+        others: list[int],
     ) -> None:
-        """by: how its end is told ("you killed 4133", "4133 was killed"); held: what it held then."""
+        """by: how its end is told ("you killed 4133"); held: what it held then; others: who may take it over."""
         self.group = group
         self.pid = pid
         self.at_ms = at_ms
@@ -33,7 +41,7 @@ class Takeover:
         self._by = by
         self._takers: Counter[int] = Counter()
         self._happenings = happenings
-        self._line: Happening = happenings.say(self._going_on("the others", at_ms))
+        self._line: Happening = happenings.say(self._going_on(_names(others) or "the others", at_ms))
 
     @property
     def done(self) -> bool:

@@ -150,7 +150,7 @@ class Watch:
         for takeover in self.takeovers:
             if takeover.took_ms is None and not takeover.done:
                 left = held_by(link, self.keys, takeover.group, takeover.pid)
-                takeover.look(left.count, self._others(takeover), now_ms())
+                takeover.look(left.count, self._others(takeover.group, takeover.pid), now_ms())
 
     def _read_dead(self, link: Link, group: str) -> None:
         while found := dead_letters(link, self.keys, group, self._dead_from[group]):
@@ -181,13 +181,15 @@ class Watch:
                 by=f"{self._me} killed {who}" if change.pid in self._killed_by_us else f"{who} was killed",
                 at_ms=change.at_ms,
                 held=held_by(link, self.keys, change.group, change.pid),
+                others=self._others(change.group, change.pid),
             )
         )
 
-    def _others(self, takeover: Takeover) -> list[int]:
-        held = self.standings[takeover.group].held if takeover.group in self.standings else {}
-        alive = [pid for crew in self._crews if crew.group == takeover.group for pid in crew.pids() if pid]
-        return [pid for pid in alive if pid in held and pid != takeover.pid]
+    def _others(self, group: str, dead: int) -> list[int]:
+        """The workers of the group that have joined it, and may take over what a dead one held."""
+        held = self.standings[group].held if group in self.standings else {}
+        alive = [pid for crew in self._crews if crew.group == group for pid in crew.pids() if pid]
+        return [pid for pid in alive if pid in held and pid != dead]
 
     def _read_accounts(self) -> None:
         for path in self._run.confirmed_accounts():
