@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -56,6 +57,10 @@ class Server:
         from pipeline.server.connect import Connector
 
         return Connector(self.address, timeout_ms=timeout_ms)
+
+    def kill(self) -> None:
+        """kill -9."""
+        os.kill(self.pid, signal.SIGKILL)
 
     def restart(self) -> None:
         """Start it again on the same data, whether it runs or was killed."""

@@ -7,7 +7,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(predicate: Callable[[], T], timeout_s: float = 10, *, what: str = "", every_s: float = 0.01) -> T:
+def until(
+    predicate: Callable[[], T],
+    timeout_s: float = 10,
+    *,
+    what: str | Callable[[], str] = "",
+    every_s: float = 0.01,
+) -> T:
     """The first true value of predicate(), asked every 10 ms; AssertionError if none comes within timeout_s."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -15,7 +21,8 @@ def until(predicate: Callable[[], T], timeout_s: float = 10, *, what: str = "", 
         if value:
             return value
         if time.monotonic() > deadline:
+            said = what() if callable(what) else what
             raise AssertionError(
-                f"not within {timeout_s:g} s: {what or getattr(predicate, '__name__', predicate)}"
+                f"not within {timeout_s:g} s: {said or getattr(predicate, '__name__', predicate)}"
             )
         time.sleep(every_s)
