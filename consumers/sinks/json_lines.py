@@ -1,12 +1,13 @@
 """JsonLines: a batch handler that appends events to a file as JSON lines, rotated by size.
 
-Several processes may write to one file: each batch is one write under a lock on the file. A batch that could not be
-written whole (full disk, killed writer) leaves no torn line behind: the next write cuts it off.
+Several processes and threads may write to one file: each batch is one write under a lock on the file. A batch that
+could not be written whole (full disk, killed writer) leaves no torn line behind: the next write cuts it off.
 """
 
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,18 @@ class JsonLines:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, rotate: Size = "100MB", keep: int = 10) -> None:
-        """rotate: size at which the file is rotated, 0 for never; keep: how many old files stay.
+        """rotate: size at which the file is rotated, 0 for never; keep: how many old files stay, at least 1.
 
         Raises:
-            UsageError: the folder does not exist or cannot be written.
+            UsageError: the folder does not exist or cannot be written; keep is below 1.
         """
+        if keep < 1:
+            raise UsageError(f"keep={keep}: at least 1 old file (rotate=0 for a file that is never rotated)")
         self._path = Path(path)
         self._rotate_bytes = size_bytes(rotate, "rotate")
         self._keep = keep
         self._file: Any = None
+        self._writing = threading.Lock()  # a lock on the file holds for all threads of a process together
         folder = self._path.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise UsageError(f"cannot write {self._path}: {folder} is not a folder that can be written")
@@ -75,20 +79,25 @@ class JsonLines:
     def write(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its line end, in one piece."""
         data = b"".join(lines)
-        with self._lock() as file:
+        with self._writing, self._lock() as file:
             size = self._whole_lines(file)
             try:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(file, view) :]
             except OSError:
-                os.ftruncate(file, size)
+                if os.fstat(file).st_size != size:
+                    os.ftruncate(file, size)
                 raise
             if self._rotate_bytes and size + len(data) >= self._rotate_bytes:
                 self._rotate()
 
     def close(self) -> None:
         """Close the file; a later write opens it again."""
+        with self._writing:
+            self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -105,7 +114,7 @@ class JsonLines:
                     return _Locked(self._file)
             except FileNotFoundError:
                 pass
-            self.close()
+            self._close()
 
     @staticmethod
     def _whole_lines(file: int) -> int:
