@@ -127,7 +127,8 @@ class Supervisor:
                 say("worker did not stop within grace, it is killed", pid=process.pid)
                 process.kill()
                 process.wait()
-        return 0 if all(process.returncode == 0 for process in running) else 1
+        # Who died of the signal itself had not begun to listen, and held nothing.
+        return 0 if all(process.returncode in (0, -self._signal) for process in running) else 1
 
     def _tell(self, what: str, worker: Worker) -> None:
         if self.on_change is not None:
