@@ -96,7 +96,7 @@ def test_lost_replies_lose_and_repeat_nothing(
         for _ in range(10):
             feed.add(scaled(2_000))
             # Sooner than claim_after: what was never seen is fetched, not waited for.
-                crew.until_all(feed.sent, 18)
+            crew.until_all(feed.sent, 18)
         proxy.swallow = None
         until(lambda: not crew.unsettled(link), 18, what=crew.said())
         assert proxy.swallowed >= 5
