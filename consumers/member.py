@@ -194,7 +194,7 @@ class Member:
         link: Link | None = None
         failures = 0
         while not over.is_set():
-            begun_s = time.monotonic()
+            begun_s, done = time.monotonic(), state.counts.read + state.counts.settled
             try:
                 if link is None or link.closed:
                     link = self._connect(purpose)
@@ -221,7 +221,9 @@ class Member:
             ) as error:  # a defect of ours must end the member in plain sight, not one thread of it
                 state.fail(MillstreamError(f"the {purpose} thread failed: {error!r}"))
                 raise
-            failures = 1 if time.monotonic() - begun_s > STEADY_S else failures + 1
+            # What was read or settled meanwhile shows that the server can be worked with: only a dead one is spared.
+            worked = state.counts.read + state.counts.settled > done or time.monotonic() - begun_s > STEADY_S
+            failures = 1 if worked else failures + 1
             over.wait(RECONNECT.wait_ms(failures) / 1_000)
         if purpose == "reader":
             if link is not None:
