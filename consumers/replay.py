@@ -87,6 +87,7 @@ def replay_range(
     """
     replay = f"replay:{secrets.token_hex(8)}"
     position, fed = start, 0
+    sent = ("", 0)  # position and events of the part whose answer is outstanding
     link: Link | None = None
     while True:
         try:
@@ -94,6 +95,9 @@ def replay_range(
                 link = connector.wait_until_up(30_000)
                 stored = link.call("GET", keys.source(replay))
                 position = text(stored) if stored else position
+                if position == sent[0]:  # it was added, only the answer was lost
+                    fed += sent[1]
+                sent = ("", 0)
             for page in pages(link, keys.stream, position, end):
                 while (waiting := int(link.call("XLEN", keys.again(group)))) >= AHEAD_ENTRIES:
                     if progress:
@@ -101,10 +105,11 @@ def replay_range(
                     time.sleep(WAIT_S)
                 for part in _parts(page, keys.stream):
                     upto = after(part[-1][0])
-                    added, stored_position = feed(
+                    sent = (upto, len(part))
+                    added, position = feed(
                         link, keys, group, replay, position, upto, [fields for _, fields in part]
                     )
-                    position = stored_position
+                    sent = ("", 0)
                     if added:
                         fed += len(part)
                 if progress:
