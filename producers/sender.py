@@ -268,9 +268,10 @@ class Sender:
             os.set_blocking(self._wake_write, False)
 
     def _wake(self) -> None:
-        if self._wake_write >= 0:
-            with contextlib.suppress(BlockingIOError, OSError):  # full: it wakes anyway; closed: it is gone
-                os.write(self._wake_write, b"w")
+        with self._lock:  # the thread closes the pipe as it ends: its number may then be another file's
+            if self._wake_write >= 0:
+                with contextlib.suppress(BlockingIOError):  # full: it wakes anyway
+                    os.write(self._wake_write, b"w")
 
     # The thread.
 
