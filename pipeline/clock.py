@@ -12,10 +12,12 @@ MARGIN_MS = 1_000
 class ServerClock:
     """Tracks the offset between the server's wall clock and our monotonic clock. Pure: times are passed in."""
 
-    __slots__ = ("_offset_ms", "_suspended_until_ms")
+    __slots__ = ("_least_ms", "_most_ms", "_suspended_until_ms")
 
     def __init__(self) -> None:
-        self._offset_ms: int | None = None
+        # The offset lies between these two: as close to each other as the quickest answer was.
+        self._least_ms: int | None = None
+        self._most_ms = 0
         self._suspended_until_ms = 0
 
     def observe(self, server_ms: int, sent_ms: int, received_ms: int, *, claim_after_ms: int) -> bool:
@@ -25,13 +27,19 @@ class ServerClock:
         little, and is never taken for a jump.
         """
         least, most = server_ms - received_ms, server_ms - sent_ms
-        known = self._offset_ms
+        known_least, known_most = self._least_ms, self._most_ms
         margin_ms = max(claim_after_ms // 4, MARGIN_MS)
-        jumped = known is not None and not least - margin_ms <= known <= most + margin_ms
-        if known is None or jumped:
-            self._offset_ms = least
+        jumped = known_least is not None and (
+            known_most < least - margin_ms or known_least > most + margin_ms
+        )
+        if known_least is None or jumped:
+            self._least_ms, self._most_ms = least, most
+        elif known_most < least:  # drifted: follow, by as little as is certain
+            self._least_ms = self._most_ms = least
+        elif known_least > most:
+            self._least_ms = self._most_ms = most
         else:
-            self._offset_ms = min(max(known, least), most)
+            self._least_ms, self._most_ms = max(known_least, least), min(known_most, most)
         if jumped:
             self.suspend(received_ms, claim_after_ms)
         return jumped
@@ -42,12 +50,12 @@ class ServerClock:
 
     def now_ms(self, mono_ms: int) -> int | None:
         """The server's time now, in ms since 1970; None before the first answer."""
-        return None if self._offset_ms is None else self._offset_ms + mono_ms
+        return None if self._least_ms is None else self._least_ms + mono_ms
 
     def claims_allowed(self, mono_ms: int) -> bool:
         """Whether idle times can be trusted just now."""
-        return self._offset_ms is not None and mono_ms >= self._suspended_until_ms
+        return self._least_ms is not None and mono_ms >= self._suspended_until_ms
 
     def latest_ms(self, mono_ms: int, *, claim_after_ms: int) -> int:
         """The latest time a claim may find on the server: beyond it, its clock has jumped since the last answer."""
-        return (self._offset_ms or 0) + mono_ms + max(claim_after_ms // 4, MARGIN_MS)
+        return self._most_ms + mono_ms + max(claim_after_ms // 4, MARGIN_MS)
