@@ -92,6 +92,7 @@ class Sender:
         self._changed = threading.Condition(self._lock)
         self._room_calls: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
+        self._starting = False
         self._wake_read, self._wake_write = -1, -1
         self._asleep = False
         self._closing = False
@@ -124,8 +125,13 @@ class Sender:
             wake = self._asleep and ((batches.full and not was_full) if self._exchange.in_flight else not had)
             if wake:
                 self._asleep = False
-            if self._thread is None:
-                self._thread = self._start()
+            if self._thread is None and not self._starting:
+                # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
+                self._starting = True
+                try:
+                    self._thread = self._start()
+                finally:
+                    self._starting = False
             self._end(dropped)
         if wake:
             self._wake()
