@@ -15,6 +15,8 @@ from pipeline.wire import encode_entry
 
 REWOUND = "alerts"
 REWIND_MS = 60_000
+HOLDING_S = 0.8
+"""A worker that holds something just then is looked for so long."""
 NEVER_USED = b"\xc1"
 """The one byte that no msgpack begins with."""
 
@@ -40,7 +42,7 @@ class Actions:
         for _ in GROUPS:
             group = GROUPS[self._turn % len(GROUPS)]
             self._turn += 1
-            if len(self._stage.ready(group)) > 1 and self._stage.kill_worker(group) is not None:
+            if len(self._stage.ready(group)) > 1 and self._stage.kill_worker(group, HOLDING_S) is not None:
                 return
         self._say("no worker is killed: those left are the last of their groups; others are just starting")
 

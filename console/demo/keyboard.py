@@ -1,6 +1,7 @@
 """Keyboard: single keys from the terminal, without Enter and without echo, inside a with block."""
 
 import os
+import re
 import select
 import sys
 import termios
@@ -8,6 +9,8 @@ import tty
 from types import TracebackType
 
 READ_BYTES = 64
+_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[ -~]|[ -~])?")
+"""Arrows and their like: their letters are no keys of ours."""
 
 
 class Keyboard:
@@ -40,5 +43,4 @@ class Keyboard:
             return None
         if not keys:
             return None
-        # Arrows and their like come as a sequence that begins with Esc; its letters are no keys of ours.
-        return "" if keys.startswith(b"\x1b") else keys.decode("utf-8", "replace").lower()
+        return _SEQUENCE.sub(b"", keys).decode("utf-8", "replace").lower()

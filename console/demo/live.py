@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.live import Live as RichLive
 
 from console.demo.actions import Actions
-from console.demo.interrupts import Interrupts
 from console.demo.keyboard import Keyboard
 from console.demo.result import Result, result_of
 from console.demo.screen import draw
@@ -21,9 +20,9 @@ TRIM_S = 60.0
 class Live:
     """The screen and its keys, inside a with block. Whatever ends the block gives the terminal back as it was."""
 
-    def __init__(self, stage: Stage, interrupts: Interrupts, *, color: bool) -> None:
+    def __init__(self, stage: Stage, *, color: bool) -> None:
         self._stage = stage
-        self._interrupts = interrupts
+        self._interrupts = stage.interrupts
         self._console = Console(no_color=not color, highlight=False, emoji=False, markup=False)
         self._actions = Actions(stage)
         self._keyboard = Keyboard()
@@ -58,7 +57,8 @@ class Live:
         """Until somebody quits, and then to the end; the counts, and whether every group has settled everything."""
         stage = self._stage
         stage.wait_for_workers(self._turn)
-        stage.send()
+        if not self._interrupts.asked:
+            stage.send()
         self._phase = "running"
         trim_s = time.monotonic() + TRIM_S
         while not self._interrupts.asked:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 from console.demo.folder import GROUPS
-from console.demo.interrupts import Interrupts
 from console.demo.log_files import LAST_LINES
 from console.demo.result import Result, result_of
 from console.demo.stage import LOOK_S, Stage
@@ -24,10 +23,9 @@ BACK_S = 60.0
 class Once:
     """One run, on its own."""
 
-    def __init__(self, stage: Stage, interrupts: Interrupts, tell: Callable[[str], None]) -> None:
+    def __init__(self, stage: Stage, tell: Callable[[str], None]) -> None:
         self._stage = stage
         self._watch = stage.watch
-        self._interrupts = interrupts
         self._tell = tell
         self._began_s = time.monotonic()
         self._told_s = self._began_s
@@ -44,10 +42,11 @@ class Once:
         stage.wait_for_workers(self._nothing)
         for group in GROUPS:
             self._say(f"group {group}: workers {' and '.join(map(str, stage.ready(group)))}")
-        stage.send()
+        if not stage.interrupts.asked:
+            stage.send()
         self._until(lambda: self._confirmed >= total * KILL_WORKERS_AT or not stage.sending, total)
         for group in GROUPS:
-            self._kill_worker(group)
+            stage.kill_worker(group, HOLDING_S)
         self._until(lambda: self._confirmed >= total * KILL_SERVER_AT or not stage.sending, total)
         self._kill_server()
         self._until(lambda: not stage.sending, total)
@@ -59,29 +58,15 @@ class Once:
         stage.stop_workers(self._nothing)
         link = self._watch.link() or stage.connector.link("demo")
         result = result_of(stage.run, link)
-        whole = drained and not self._interrupts.asked and self._confirmed >= total
+        whole = drained and not self._stage.interrupts.asked and self._confirmed >= total
         return result, whole
 
     @property
     def _confirmed(self) -> int:
         return self._watch.sent_by("service")
 
-    def _kill_worker(self, group: str) -> None:
-        """Kill one while it holds events: what it holds is what could be lost."""
-        until_s = time.monotonic() + HOLDING_S
-        while not self._interrupts.asked:
-            self._watch.look()
-            standing = self._watch.standings.get(group)
-            holding = standing is not None and any(standing.held.get(pid) for pid in self._stage.ready(group))
-            late_s = time.monotonic() - until_s
-            if (holding or late_s > 0) and self._stage.kill_worker(group) is not None:
-                return
-            if late_s > HOLDING_S:
-                return
-            time.sleep(0.005)
-
     def _kill_server(self) -> None:
-        if self._interrupts.asked:
+        if self._stage.interrupts.asked:
             return
         before = self._watch.restarts
         self._stage.kill_server()
@@ -96,7 +81,7 @@ class Once:
 
     def _until(self, reached: Callable[[], bool], total: int) -> None:
         until_s = time.monotonic() + total / self._stage.options.per_s + SEND_S
-        while not reached() and not self._interrupts.asked:
+        while not reached() and not self._stage.interrupts.asked:
             if time.monotonic() > until_s:
                 raise MillstreamError(
                     f"only {self._confirmed:,} of {total:,} events are confirmed yet: see {self._stage.run.path}"

@@ -40,13 +40,13 @@ def play(out: Output, *, folder: Path, files: Sequence[Path], events: int | None
     watched = events is None
     happenings = Happenings(None if watched else out.talk)
     with Interrupts() as interrupts:
-        with Stage(options, happenings, me="you" if watched else "the demo") as stage:
+        with Stage(options, happenings, interrupts, me="you" if watched else "the demo") as stage:
             try:
                 if watched:
-                    with Live(stage, interrupts, color=out.color) as live:
+                    with Live(stage, color=out.color) as live:
                         result, whole = live.play()
                 else:
-                    result, whole = Once(stage, interrupts, out.talk).play()
+                    result, whole = Once(stage, out.talk).play()
             except BaseException:
                 interrupts.ignore()
                 raise

@@ -21,6 +21,7 @@ class RecordedProducer(Producer):
         super().__init__(url, confirm="fsynced", **options)
         self._account = account
         self._under_way: deque[Receipt] = deque()
+        self._last: Receipt | None = None
         self.failed = 0
 
     def send(self, *args: Any, **given: Any) -> Receipt:
@@ -32,7 +33,8 @@ class RecordedProducer(Producer):
     def add(self, stream: str, entry: Entry, *, block_ms: float | None = None) -> None:
         """As Producer.add(), which sources and log shippers use; one receipt may stand for many entries."""
         super().add(stream, entry, block_ms=block_ms)
-        if not self._under_way or self._under_way[-1] is not entry.receipt:
+        if self._last is not entry.receipt:
+            self._last = entry.receipt
             self._under_way.append(entry.receipt)
 
     def record(self) -> None:

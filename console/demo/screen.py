@@ -17,9 +17,9 @@ LABEL = 9
 LAGGING_MS = 5_000
 MOST_FILES = 3
 HINT = (
-    "Each event goes through the stream `logs` to both groups. Two workers share a group's events.",
-    "Press k, or type kill -9 with a worker's or the server's pid in another terminal:",
-    "what it held is taken over, and nothing is lost.",
+    "Each event goes through the stream `logs` to both groups; two workers share",
+    "the events of a group. Press k, or kill -9 a worker or the server from another",
+    "terminal: what it held is taken over, and nothing is lost.",
 )
 WIDE = 100
 """A terminal from this width on has room for what can be left out."""
@@ -173,6 +173,8 @@ def _sum(stage: Stage, width: int) -> Text:
 
 
 def _keys(width: int, phase: str) -> Text:
+    if phase == "starting":
+        return Text("starting: the workers join their groups; q or Ctrl-C quits", style="reverse dim")
     if phase != "running":
         return Text("waiting for what is on its way; Ctrl-C or q again ends at once", style="reverse dim")
     return Text(KEYS if width >= len(KEYS) else KEYS_SHORT, style="reverse")

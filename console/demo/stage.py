@@ -17,6 +17,7 @@ from console.demo.children import Child
 from console.demo.crew import PROCESSES, Crew
 from console.demo.folder import GROUPS, STREAM, DemoFolder, RunFolder
 from console.demo.happenings import Happenings
+from console.demo.interrupts import Interrupts
 from console.demo.log_files import LogFile
 from console.demo.watch import Watch
 from pipeline.errors import MillstreamError
@@ -33,6 +34,9 @@ SENT_S = 30.0
 STILL_S = 30.0
 """Draining has failed when nothing moved for so long."""
 LOOK_S = 0.1
+QUICK_LOOK_S = 0.005
+GIVE_UP_S = 1.0
+"""No worker is killed if none could be for so long beyond the time for finding a good one."""
 KEEP_MS = 3_600_000
 """The stream keeps this much of what every group has handled, in ms."""
 
@@ -54,9 +58,13 @@ class StageOptions:
 class Stage:
     """One run of the demo, inside a with block."""
 
-    def __init__(self, options: StageOptions, happenings: Happenings, *, me: str) -> None:
+    def __init__(
+        self, options: StageOptions, happenings: Happenings, interrupts: Interrupts, *, me: str
+    ) -> None:
+        """me: who is said to have killed what kill_worker() and kill_server() kill."""
         self.options = options
         self.happenings = happenings
+        self.interrupts = interrupts
         self._me = me
         self._exit = contextlib.ExitStack()
         self.began_s = time.monotonic()
@@ -94,13 +102,13 @@ class Stage:
         return self._crews
 
     def wait_for_workers(self, on_look: Callable[[], None]) -> None:
-        """Until every group has all its workers.
+        """Until every group has all its workers, or somebody interrupts.
 
         Raises:
             MillstreamError: they do not come; says where to look.
         """
         until_s = time.monotonic() + READY_S
-        while not all(len(self.ready(group)) == PROCESSES for group in GROUPS):
+        while not self.interrupts.asked and not all(len(self.ready(group)) == PROCESSES for group in GROUPS):
             if time.monotonic() > until_s:
                 raise MillstreamError(
                     f"the workers did not start within {READY_S:g} s: see {self.run.path}/*.log"
@@ -137,14 +145,24 @@ class Stage:
         """Whether something still sends."""
         return not all(child.ended for child in self._senders)
 
-    def kill_worker(self, group: str) -> int | None:
-        """SIGKILL the worker of a group that holds most; its pid, None if none can be killed just now."""
-        ready = self.ready(group)
-        held = self.watch.standings[group].held if ready else {}
-        for pid in sorted(ready, key=lambda pid: held.get(pid, 0), reverse=True):
-            self.watch.killed_worker(pid)
-            if any(crew.kill(pid) for crew in self._crews if crew.group == group):
-                return pid
+    def kill_worker(self, group: str, holding_s: float) -> int | None:
+        """SIGKILL the worker of a group that holds most; its pid, None if none can be killed just now.
+
+        For so many seconds one is looked for that holds something: what it holds is what could be lost.
+        """
+        until_s = time.monotonic() + holding_s
+        while not self.interrupts.asked:
+            self.watch.look()
+            ready = self.ready(group)
+            held = self.watch.standings[group].held if ready else {}
+            ready.sort(key=lambda pid: held[pid], reverse=True)
+            if ready and (held[ready[0]] or time.monotonic() > until_s):
+                self.watch.killed_worker(ready[0])
+                if any(crew.kill(ready[0]) for crew in self._crews if crew.group == group):
+                    return ready[0]
+            if time.monotonic() > until_s + GIVE_UP_S:
+                return None
+            time.sleep(QUICK_LOOK_S)
         return None
 
     def kill_server(self) -> int:
@@ -177,7 +195,8 @@ class Stage:
             self._look(on_look)
         for child in self._senders:
             child.end()
-            if child.code:
+            # By our SIGTERM: it had not even begun, so there is nothing to miss.
+            if child.code not in (0, -signal.SIGTERM):
                 self.happenings.say(
                     f"the {child.name} ended with code {child.code}: not all it sent was confirmed, see "
                     f"{self.run.log(child.name)}"
