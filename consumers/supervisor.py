@@ -81,6 +81,7 @@ class Supervisor:
             for worker in self.workers:
                 if worker.process is not None and worker.process.returncode is None:
                     worker.process.kill()
+            return  # run() is awake since the first call, and may have closed its pipe by now
         self._signal = number
         os.write(self._stop[1], b"x")
 
