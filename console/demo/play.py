@@ -75,6 +75,7 @@ def _report(out: Output, result: Result, happenings: Happenings | None, folder: 
         if ids:
             more = ", …" if len(ids) > SHOWN_IDS else ""
             out.line(f"lost in {name}: {safe(', '.join(ids[:SHOWN_IDS]))}{more}")
+    out.line(f"the groups wrote {' and '.join(safe(folder / f'{group}.jsonl') for group in result.groups)}")
     url = shlex.quote(f"embedded://{folder}" if not folder.is_absolute() else embedded_url(folder))
     out.line("the data is kept; to look at it:")
     out.line(f"  millstream tail {STREAM} --since 15m --url {url}")

@@ -37,7 +37,14 @@ _COLUMNS = (
 
 def draw(stage: Stage, phase: str, width: int, height: int) -> Text:
     """The whole screen."""
-    head = [_title(stage, phase, width), *_server(stage), *_sources(stage), Text(), *_groups(stage), Text()]
+    head = [
+        _title(stage, phase, width),
+        *_server(stage),
+        *_sources(stage),
+        Text(),
+        *_groups(stage, width),
+        Text(),
+    ]
     foot = [_sum(stage, width), _keys(width, phase)]
     room = height - len(head) - len(foot) - 1
     lines = [*head, *_happenings(stage, width, max(room, 1)), Text(), *foot]
@@ -86,7 +93,7 @@ def _sources(stage: Stage) -> list[Text]:
     ]
     for number, file in enumerate(stage.options.files[:MOST_FILES]):
         count = watch.sent_by(f"file{number}")
-        since = "" if file.whole else f", from its last {LAST_LINES:,} on"
+        since = "" if file.whole else f" from its last {LAST_LINES:,} on"
         lines.append(_labelled("file", f"{safe(file.path)}: {count:,} lines, followed{since}"))
     if len(stage.options.files) > MOST_FILES:
         rest = range(MOST_FILES, len(stage.options.files))
@@ -101,7 +108,7 @@ def _sources(stage: Stage) -> list[Text]:
     return lines
 
 
-def _groups(stage: Stage) -> list[Text]:
+def _groups(stage: Stage, width: int) -> list[Text]:
     watch = stage.watch
     lines = [
         Text(f"{'group':<{LABEL}}" + "".join(f"{name:>{width}}" for name, width in _COLUMNS), style="bold")
@@ -125,11 +132,11 @@ def _groups(stage: Stage) -> list[Text]:
         line = Text(f"{group:<{LABEL}}")
         for (text, style), (_, width) in zip(cells, _COLUMNS, strict=True):
             line.append(f"{text:>{width}}", style)
-        lines += [line, _workers(stage, group)]
+        lines += [line, _workers(stage, group, width)]
     return lines
 
 
-def _workers(stage: Stage, group: str) -> Text:
+def _workers(stage: Stage, group: str, width: int) -> Text:
     now = stage.watch.standings.get(group)
     line = Text("  workers", style="dim")
     for pid in stage.pids(group):
@@ -141,6 +148,8 @@ def _workers(stage: Stage, group: str) -> Text:
         else:
             line.append(f"{pid} running", "")
             line.append(f" (holds {now.held[pid]:,})", "dim")
+    if width >= WIDE:
+        line.append(f"  writes {safe(stage.options.folder / stage.run.output(group).name)}", "dim")
     return line
 
 

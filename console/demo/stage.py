@@ -87,8 +87,11 @@ class Stage:
             started.callback(self.connector.close)
             self.about = self.connector.capabilities().durability_line()
             self.watch = Watch(self.run, self.server, self.connector, self.happenings, self._me)
-            started.callback(self._end_processes)
-            self._crews = [Crew(self.run, group, self.watch.note) for group in GROUPS]
+            started.callback(self._end_senders)
+            for group in GROUPS:
+                crew = Crew(self.run, group, self.watch.note)
+                self._crews.append(crew)
+                started.callback(crew.end)
             self.watch.meet(self._crews)
             self._exit = started.pop_all()
         return self
@@ -233,9 +236,7 @@ class Stage:
         on_look()
         time.sleep(LOOK_S)
 
-    def _end_processes(self) -> None:
-        for crew in self._crews:
-            crew.end()
+    def _end_senders(self) -> None:
         for child in self._senders:
             child.end()
 

@@ -1,5 +1,6 @@
 """The demo on a terminal: its screen, its keys, and the terminal afterwards, through a pseudo-terminal."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -134,9 +135,13 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
         terminal.sees("k kill worker")
         worker = int(re.findall(r"(\d+) running \(holds", terminal.text)[-1])
         os.kill(worker, signal.SIGSTOP)  # else all might be done before the second one comes
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.sees("Ctrl-C or q again ends at once")
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.ended() == 130
-        assert not Path(f"/proc/{worker}").exists()
+        try:
+            terminal.process.send_signal(signal.SIGINT)
+            terminal.sees("Ctrl-C or q again ends at once")
+            terminal.process.send_signal(signal.SIGINT)
+            assert terminal.ended() == 130
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # as it should be
+                os.kill(worker, signal.SIGCONT)
+                pytest.fail("the stopped worker was left behind")
         assert terminal.settings() == terminal.before
