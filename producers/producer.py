@@ -158,7 +158,7 @@ class Producer:
         """
         if self._closed:
             return
-        self._close(self.options.send_timeout_ms if timeout is None else duration_ms(timeout, "timeout"))
+        self.end(self.options.send_timeout_ms if timeout is None else duration_ms(timeout, "timeout"))
         failures = self._sender.failures
         unread, failures.unread = failures.unread, 0
         if unread:
@@ -320,7 +320,7 @@ class Producer:
         """Send what is queued, within `exit_ms`, and say what was not sent."""
         if self._closed:
             return
-        left = self._close(self.options.exit_ms)
+        left = self.end(self.options.exit_ms)
         failures = self._sender.failures
         if left or failures.unread:
             _log.error(
@@ -337,7 +337,8 @@ class Producer:
         self._encoder = Encoder(self._encoder.codec)
         self._sender.after_fork(self._encoder, self._connector)
 
-    def _close(self, timeout_ms: float) -> int:
+    def end(self, timeout_ms: float) -> int:
+        """Close without a word on failures; the number of events given up."""
         self._closed = True
         self._finalizer.detach()
         left = self._sender.close(timeout_ms)

@@ -250,16 +250,16 @@ class Feed:
 
     def _add(self, entry: Entry) -> bool:
         """Queue it; False where it found no place: the source was stopped, or has to find its place again."""
-        while not self._stop.is_set():
+        while True:
             try:
                 self._producer.add(self._stream, entry)
             except BufferFull as error:
                 self._limited.warning("full", "source waits for the server", why=str(error))
-                if not self.check():
+                # Stopped: what was read from a pipe is gone if it is not queued, so one try is always made.
+                if self._stop.is_set() or not self.check():
                     return False
             else:
                 return True
-        return False
 
     def _ask(self, *command: str) -> Any:
         tries = 0

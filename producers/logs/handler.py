@@ -1,0 +1,90 @@
+"""LogHandler: a handler of the standard library's logging that ships every record to a stream.
+
+Stands on the LogShipper: the thread that logs takes a copy of the record and goes on. Records of Millstream's own
+loggers and threads are not shipped: a line about a line that could not be shipped would never end.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.keys import StreamKeys
+from pipeline.options import LogOptions, log_options
+from producers.logs import once
+from producers.logs.line import DEFAULT_MASK, Taker, level_name, shown
+from producers.logs.shipper import shipper_for
+
+OURS = "millstream"
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "_millstream_shipped",
+}
+
+
+class LogHandler(logging.Handler):
+    """Ships records: `logging.getLogger().addHandler(LogHandler("logs"))`.
+
+    Each record becomes an event of type `log.<level>` with the message as `event`, `level`, `logger`, `where`, the
+    fields of `extra=` and the exception as a dict of type, message and traceback. Arguments as those of ship_logs();
+    level is the handler's own.
+
+    Raises:
+        UsageError: a stream name or an option that cannot be accepted. Nothing is raised later.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        url: str | None = None,
+        level: int | str = logging.NOTSET,
+        mask: Sequence[str] = DEFAULT_MASK,
+        namespace: str = "",
+        options: LogOptions | None = None,
+        **given: Any,
+    ) -> None:
+        super().__init__(level.upper() if isinstance(level, str) else level)
+        StreamKeys(f"{namespace}:{stream}" if namespace else stream)
+        self.shipper = shipper_for(stream, url, namespace, options or log_options(**given))
+        self._taker = Taker(mask)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take the record; never waits for Redis, never raises because of it."""
+        if record.name.partition(".")[0] == OURS or (record.threadName or "").startswith(f"{OURS}-"):
+            return
+        try:
+            stream = self.shipper.stream
+            if once.came_back(record, stream) or once.shipped(record, stream):
+                return
+            self.shipper.put(
+                self._taker.line(_fields(record), record.levelno, record.exc_info, created_s=record.created)
+            )
+        except Exception:  # noqa: BLE001 - as every handler of the standard library has it
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until what was logged so far is sent, for at most `exit` (2 s)."""
+        if getattr(self, "shipper", None) is not None:
+            self.shipper.flush(self.shipper.options.exit_ms)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if isinstance(record.msg, dict):  # structlog's wrap_for_formatter
+        fields.update((name, value) for name, value in record.msg.items() if not str(name).startswith("_"))
+    else:
+        try:
+            fields["event"] = record.getMessage()
+        except Exception:  # noqa: BLE001 - a format that does not fit its arguments is still a line
+            fields["event"] = f"{shown(record.msg, str)} {shown(record.args)}"
+    fields.setdefault("level", level_name(record.levelno))
+    fields.setdefault("logger", record.name)
+    fields["where"] = f"{record.module}.{record.funcName}:{record.lineno}"
+    for name, value in record.__dict__.items():
+        if name not in _STANDARD and not name.startswith("_"):
+            fields.setdefault(name, value)
+    if record.stack_info:
+        fields["stack"] = record.stack_info
+    return fields

@@ -1,0 +1,57 @@
+"""Once: keeps a line from being shipped twice where ship_logs() and LogHandler stand in one application.
+
+A line of structlog's reaches the handler in the same thread, within the same call, as a record of the logger that
+structlog wraps; a record of the standard library's reaches structlog's formatter with itself in the event dict.
+Nothing is left on the record itself: formatters write down whatever they find there.
+"""
+
+import json
+import logging
+import threading
+import time
+from typing import Any
+
+TOGETHER_S = 1.0
+"""A record that comes later than this after structlog's line is another one."""
+
+_here = threading.local()
+
+
+def shipped(record: logging.LogRecord, stream: str) -> bool:
+    """Whether this thread has just shipped the record to the stream; from now on it has."""
+    # By what it says of itself: formatters pass copies on.
+    this = (record.created, record.thread, record.name, record.levelno, record.lineno)
+    last, streams = getattr(_here, "record", (None, frozenset()))
+    if last != this:
+        streams = frozenset()
+    _here.record = (this, streams | {stream})
+    return stream in streams
+
+
+def will_come_back(logger: Any, level: int, stream: str, event: str) -> None:
+    """structlog's line was shipped, and goes on to a logger of the standard library, whose handlers will see it."""
+    if isinstance(logger, logging.Logger) and logger.isEnabledFor(level):
+        _here.line = (logger.name, level, stream, event, time.monotonic())
+
+
+def came_back(record: logging.LogRecord, stream: str) -> bool:
+    """Whether the record is the line that this thread has just shipped. Where in doubt it is not: twice is not lost."""
+    line = getattr(_here, "line", None)
+    if line is None:
+        return False
+    name, level, shipped_to, event, then = line
+    if (name, level, shipped_to) != (
+        record.name,
+        record.levelno,
+        stream,
+    ) or time.monotonic() - then > TOGETHER_S:
+        return False
+    del _here.line
+    if isinstance(record.msg, dict):
+        return bool(record.msg.get("event") == event)
+    text = str(record.msg)
+    return (
+        event in text
+        or json.dumps(event)[1:-1] in text
+        or json.dumps(event, ensure_ascii=False)[1:-1] in text
+    )
