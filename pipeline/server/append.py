@@ -131,7 +131,10 @@ def parse_append(reply: Reply) -> Answer:
             int(ms or 0),
             int(seq or 0),
             int(count),
-            {int(which) - 1: entry_id for which, _, entry_id in (part.partition("=") for part in skipped if part)},
+            {
+                int(which) - 1: entry_id
+                for which, _, entry_id in (part.partition("=") for part in skipped if part)
+            },
             status == b"repeated",
         )
     if status == b"gap":
