@@ -31,6 +31,12 @@ def as_count(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number and what it counts: "1 entry", "2,000 entries"."""
+    plural = many or (f"{one[:-1]}ies" if one.endswith("y") else f"{one}s")
+    return f"{count:,} {one if count == 1 else plural}"
+
+
 def as_duration(ms: float | None) -> str:
     """A duration; ? where it is not known."""
     return "?" if ms is None else show_duration(ms)

@@ -7,7 +7,7 @@ import click
 from console.cli.kinds import CONSUMER, GROUP, STREAM
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
-from console.output import Column, as_duration, number
+from console.output import Column, as_duration, counted, number
 from pipeline.errors import MillstreamError, NotFoundError, UsageError
 from pipeline.keys import StreamKeys
 from pipeline.server.groups import retire
@@ -89,7 +89,7 @@ def rm(session: Session, stream: str, group: str, names: tuple[str, ...], leftov
     kept = [name for name in chosen if name not in removed]
     if kept:
         out.warn(f"kept, since entries are pending with them: {', '.join(kept)}")
-    out.done(f"{len(removed):,} names removed", removed=removed, kept=kept)
+    out.done(f"{counted(len(removed), 'name')} removed", removed=removed, kept=kept)
     if kept and names:
         raise MillstreamError(
             "not removed: a consumer that holds entries; a member of the group will take them over"

@@ -9,7 +9,7 @@ import click
 from console.cli.kinds import GROUP, POSITION, STREAM
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
-from console.output import Column, as_count, as_duration, number
+from console.output import Column, as_count, as_duration, counted, number
 from pipeline.errors import MillstreamError, NoSuchGroupError, NotConnectedError, NotFoundError, UsageError
 from pipeline.keys import StreamKeys
 from pipeline.position import position_id
@@ -124,7 +124,7 @@ def show(session: Session, stream: str, group: str) -> None:
     if facts.state == "stuck" and session.out.for_people:
         left = [one for one in consumers(link, stream, group) if one.kind == "leftover" and one.pending]
         held = (
-            f"; {sum(one.pending for one in left):,} entries are held by {len(left)} that left"
+            f"; {counted(sum(one.pending for one in left), 'entry')} held by {counted(len(left), 'name')} left over"
             if left
             else ""
         )
@@ -168,9 +168,7 @@ def create(session: Session, stream: str, group: str, start: str) -> None:
             f"group {group} of {stream} was lost and is there again, at its saved position {joined.position}"
         )
     elif joined.position == "0-0":
-        said = (
-            f"group {group} of {stream} created at the start: {joined.entries:,} entries are waiting for it"
-        )
+        said = f"group {group} of {stream} created at the start: it gets {counted(joined.entries, 'entry')}"
     else:
         said = f"group {group} of {stream} created: it gets what comes after {joined.position}"
     session.out.done(said, stream=stream, group=group, state=joined.state, position=joined.position)
@@ -194,13 +192,13 @@ def rm(session: Session, stream: str, group: str, with_dead: bool, execute: bool
 
     link, out = session.link("group"), session.out
     facts = groups(link, stream, only=group)[0]
-    unread = "an unknown number of" if facts.unread is None else f"{facts.unread:,}"
+    unread = "an unknown number of entries" if facts.unread is None else counted(facts.unread, "entry")
     out.talk(
-        f"group {group} of {stream} has {unread} unread entries, {facts.running:,} running, {facts.waiting:,} waiting: "
+        f"group {group} of {stream} has {unread} unread, {facts.running:,} running, {facts.waiting:,} waiting: "
         "it will never handle them"
     )
     if facts.dead:
-        out.talk(f"its {facts.dead:,} dead letters " + ("go too" if with_dead else "are kept"))
+        out.talk(f"its dead letters ({facts.dead:,}) " + ("go too" if with_dead else "are kept"))
     session.consent("remove the group?", execute)
     if not remove_group(link, stream, group, with_dead=with_dead):
         raise NoSuchGroupError(f"stream {stream!r} has no group {group!r}")

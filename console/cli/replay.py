@@ -8,6 +8,7 @@ from console.cli.kinds import DURATION, GROUP, POSITION, STREAM
 from console.cli.progress import Progress
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
+from console.output import counted
 from consumers.replay import abandoned, check_group, replay_pending, replay_range
 from pipeline.errors import MillstreamError
 from pipeline.keys import StreamKeys
@@ -74,7 +75,7 @@ def entries(session: Session, stream: str, group: str, start: str, end: str, exe
         out.done(said, stream=stream, group=group, entries=0, events=0)
         return
     out.talk(
-        f"{count:,} of the {facts.entries:,} entries of {stream} go to group {group} again: "
+        f"{count:,} of the {counted(facts.entries, 'entry')} of {stream} go to group {group} again: "
         f"{_when(first)} to {_when(last)}"
     )
     if parse_entry_id(last) > parse_entry_id(state.last_read_id):
@@ -89,7 +90,7 @@ def entries(session: Session, stream: str, group: str, start: str, end: str, exe
             session.connector(), keys, group, first, last, progress=lambda fed, waiting: progress.at(fed)
         )
     out.done(
-        f"{events:,} events of {count:,} entries handed to group {group} of {stream} again",
+        f"{counted(events, 'event')} of {counted(count, 'entry')} handed to group {group} of {stream} again",
         stream=stream,
         group=group,
         entries=count,
@@ -129,11 +130,17 @@ def pending(session: Session, stream: str, group: str, idle: int | None, execute
         count = abandoned(link, keys, group, idle_ms)
     except MillstreamError as error:
         raise named(error, stream, group) from None
-    alone = f"left alone for {show_duration(idle_ms)} or longer"
     if not count:
-        out.done(f"nothing to replay: no entry was {alone}", stream=stream, group=group, entries=0)
+        out.done(
+            f"nothing to replay: no entry was left alone for {show_duration(idle_ms)}",
+            stream=stream,
+            group=group,
+            entries=0,
+        )
         return
-    out.talk(f"{count:,} entries were {alone}; they run again at once")
+    out.talk(
+        f"{counted(count, 'entry')} left alone for {show_duration(idle_ms)} or longer: to be run again at once"
+    )
     if idle_ms < least_ms:
         out.warn(
             f"a live member renews within {show_duration(least_ms)}: with --idle below that, entries that are being "
@@ -142,7 +149,10 @@ def pending(session: Session, stream: str, group: str, idle: int | None, execute
     session.consent("replay them?", execute)
     moved = replay_pending(link, keys, group, min_idle_ms=idle_ms)
     out.done(
-        f"{moved:,} entries of group {group} of {stream} run again", stream=stream, group=group, entries=moved
+        f"{counted(moved, 'entry')} of group {group} of {stream} to be run again at once",
+        stream=stream,
+        group=group,
+        entries=moved,
     )
 
 

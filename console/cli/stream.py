@@ -11,7 +11,7 @@ from console.cli.kinds import DURATION, POSITION, STREAM
 from console.cli.progress import Progress
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
-from console.output import Column, as_bytes, as_time, number
+from console.output import Column, as_bytes, as_time, counted, number
 from pipeline.errors import UsageError
 from pipeline.position import after, parse_entry_id, position_id
 from pipeline.position import before as id_before
@@ -182,10 +182,9 @@ def trim(session: Session, stream: str, keep: int | None, before: str | None, ex
     if going:
         why = held or ("" if facts.groups else "no group has read it")
         out.talk(
-            f"{going:,} of the {facts.entries:,} entries of {stream} go, those before {plan.floor_id}"
+            f"{going:,} of the {counted(facts.entries, 'entry')} of {stream} go, those before {plan.floor_id}"
             + (why and f"; {why}")
         )
-    if going:
         session.consent("remove them?", execute)
     removed = 0
     with Progress(out, "removed", going) as progress:
@@ -193,7 +192,7 @@ def trim(session: Session, stream: str, keep: int | None, before: str | None, ex
             removed += step
             progress.at(removed)
     out.done(
-        f"{removed:,} entries removed from {stream}" if going else said,
+        f"{counted(removed, 'entry')} removed from {stream}" if going else said,
         stream=stream,
         removed=removed,
         floor_id=plan.floor_id,

@@ -1,5 +1,6 @@
 """millstream top: streams and groups at a glance, refreshed every second on a terminal."""
 
+import os
 import select
 import sys
 import termios
@@ -30,6 +31,9 @@ from pipeline.server.overview import (
     stream_keys,
     streams,
 )
+
+GONE = "\x04"
+"""The key that ends input, and what is said when the terminal itself is gone."""
 
 
 def _as_rate(per_s: float | None) -> str:
@@ -172,7 +176,7 @@ def _live(session: Session, look: _Look, every_s: float) -> None:
                 lines = [str(error)]
             title = f"{session.connector().shown}   {time.strftime('%H:%M:%S')}   q ends"
             live.update(Text.from_ansi("\n".join([title, "", *lines])), refresh=True)
-            if pressed(every_s) in ("q", "Q", "\x03"):
+            if pressed(every_s) in ("q", "Q", GONE):
                 return
 
 
@@ -182,7 +186,7 @@ def _keys() -> Iterator[Any]:
 
     def wait(seconds: float) -> str:
         if select.select([sys.stdin], [], [], seconds)[0]:
-            return sys.stdin.read(1)
+            return os.read(sys.stdin.fileno(), 1).decode("latin-1") or GONE
         return ""
 
     def sleep(seconds: float) -> str:

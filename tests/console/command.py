@@ -15,6 +15,8 @@ from console.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
 QUIET = {"NO_COLOR": "1"}
+RUNNING: "list[subprocess.Popen[bytes]]" = []
+"""Started by the test that runs now."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,37 @@ def apart(
 
 
 def started(
-    *args: str, url: str | None = None, cwd: Path | None = None, stdin: Any = subprocess.DEVNULL
+    *args: str,
+    url: str | None = None,
+    cwd: Path | None = None,
+    stdin: Any = subprocess.DEVNULL,
+    stdout: Any = None,
+    stderr: Any = None,
+    environment: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start a command in a process of its own; the caller ends it."""
-    return subprocess.Popen(
-        command(*args), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd, env=environ(url)
+    """Start a command in a process of its own; the caller ends it, or else the end of the test does."""
+    process = subprocess.Popen(
+        command(*args),
+        stdin=stdin,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE if stderr is None else stderr,
+        cwd=cwd,
+        env=environ(url) | dict(environment or {}),
     )
+    RUNNING.append(process)
+    return process
+
+
+def end_all() -> None:
+    """Kill what a failed test left running."""
+    while RUNNING:
+        process = RUNNING.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def command(*args: str) -> Sequence[str]:

@@ -1,17 +1,27 @@
 """What the tests of the command line share: the server's address, and a stream with all that may stand in one."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from pipeline.event import Event
 from pipeline.server.connect import Link
 from pipeline.wire import encode_entry, encode_pack
 from tests.conftest import Server
+from tests.console.command import end_all
 
 
 @pytest.fixture(scope="session")
 def url(server: Server) -> str:
     """The address of this run's server."""
     return f"unix://{server.address.path}"
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays() -> Iterator[None]:
+    """A test that fails leaves nothing running."""
+    yield
+    end_all()
 
 
 @pytest.fixture

@@ -263,13 +263,7 @@ def test_consent_is_asked_for_on_a_terminal(stream: str, url: str, link: Link) -
 
     def asked(answer: bytes) -> tuple[int, str]:
         ours, theirs = os.openpty()
-        process = subprocess.Popen(
-            command("stream", "trim", stream, "--before", "end"),
-            stdin=theirs,
-            stdout=subprocess.PIPE,
-            stderr=theirs,
-            env=environ(url),
-        )
+        process = started("stream", "trim", stream, "--before", "end", url=url, stdin=theirs, stderr=theirs)
         os.close(theirs)
         said = b""
 
@@ -288,7 +282,7 @@ def test_consent_is_asked_for_on_a_terminal(stream: str, url: str, link: Link) -
 
     code, said = asked(b"n\n")
     assert code == 6
-    assert "1 of the 1 entries" in said
+    assert "1 of the 1 entry" in said
     assert link.call("XLEN", stream) == 1
     assert asked(b"y\n")[0] == 0
     assert link.call("XLEN", stream) == 0

@@ -175,7 +175,7 @@ def test_all_leftover_names_go_at_once(joined: str, url: str, link: Link) -> Non
 def test_a_group_can_be_made_anywhere(joined: str, url: str, link: Link) -> None:
     """At the start, at the end, some time ago; made again, it is left alone and says so."""
     made = here("group", "create", joined, "new", url=url)
-    assert made.out == f"group new of {joined} created at the start: 10 entries are waiting for it\n"
+    assert made.out == f"group new of {joined} created at the start: it gets 10 entries\n"
     assert "is there already" in here("group", "create", joined, "new", "--start", "end", url=url).out
     assert group(joined, url, "new")["unread"] == 10
     assert here("group", "create", joined, "late", "--start", "end", url=url).code == 0

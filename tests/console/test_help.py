@@ -49,13 +49,12 @@ def test_help_imports_no_client_and_no_renderer() -> None:
     """Neither does a mistyped verb, nor completion."""
     look = (
         "import sys; from console.cli.main import main; main(['--help']); main(['nope']); "
-        f"sys.exit(','.join(m for m in {HEAVY!r} if m in sys.modules))"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", look], cwd=ROOT, capture_output=True, check=False, env=environ(None)
     )
-    assert done.stderr.decode().strip().splitlines()[-1:] != []
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines()[-1] == "[]"
 
 
 def test_help_names_every_verb() -> None:
@@ -88,7 +87,7 @@ EXAMPLES = sorted({example for _, found in ALL for example, _ in found.examples}
 def test_every_example_can_be_typed(example: str) -> None:
     """Its verbs and options exist, and its values are accepted."""
     for part in example.split(" && "):
-        words = shlex.split(part.partition(" | ")[0])
+        words = shlex.split(part.partition(" | ")[0].partition(" < ")[0])
         assert words.pop(0) == "millstream"
         group: click.Command = root
         ctx = root.make_context("millstream", words)

@@ -93,7 +93,7 @@ def test_abandoned_entries_run_again_at_once(history: list[str], stream: str, ur
     link.call("XCLAIM", stream, "g", "dead", "0", "20001-0", "20003-0", "IDLE", "40000")
     plan = here("replay", "pending", stream, "g", url=url)
     assert plan.code == 6
-    assert "2 entries were left alone for 30 s" in plan.err
+    assert "2 entries left alone for 30 s" in plan.err
     assert again(link, stream, "g") == []
     ran = here("replay", "pending", stream, "g", "--execute", "--json", url=url)
     assert (ran.code, ran.json["entries"]) == (0, 2)

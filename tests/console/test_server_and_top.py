@@ -7,7 +7,6 @@ import re
 import select
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
 from pipeline.server.groups import join
 from pipeline.wire import encode_entry
-from tests.console.command import apart, command, environ, here, started
+from tests.console.command import apart, here, started
 from tests.until import until
 
 
@@ -102,12 +101,17 @@ def test_top_without_a_terminal_is_one_look(stream: str, url: str, link: Link) -
 def test_top_on_a_terminal_refreshes_and_ends_by_q(stream: str, url: str, link: Link) -> None:
     """What comes in is seen as a rate; the terminal is left as it was found."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command("top", stream, "--every", "0.2s"),
+    screen = {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+    process = started(
+        "top",
+        stream,
+        "--every",
+        "0.2s",
+        url=url,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=environ(url) | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"},
+        environment=screen,
     )
     link.call("XADD", stream, "*", "a", "b")
     seen = b""
@@ -132,3 +136,14 @@ def test_top_on_a_terminal_refreshes_and_ends_by_q(stream: str, url: str, link: 
     os.close(ours)
     os.close(theirs)
     assert b"\x1b[?1049l" in seen
+
+
+def test_top_ends_when_its_terminal_is_gone(stream: str, url: str, link: Link) -> None:
+    """Rather than looking for ever, for nobody."""
+    link.call("XADD", stream, "*", "a", "b")
+    ours, theirs = pty.openpty()
+    process = started("top", stream, url=url, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    assert select.select([ours], [], [], 10)[0]
+    os.close(ours)
+    process.wait(10)
