@@ -34,6 +34,10 @@ class Dispatch:
         self._state = state
         self._routes = routes
         self._suspects: list[tuple[Held, list[Event]]] = []
+        self._fewest_held = 0
+        """The least that was held beside waiting suspects; 0 while none wait."""
+        self._fewer_ms = 0
+        """When it last got less."""
         self._collecting = threading.Lock()
         self._rng = random.Random()
 
@@ -126,13 +130,17 @@ class Dispatch:
                     for held, _ in self._suspects[limit:]:
                         self._return(held)
                     del self._suspects[limit:]
-                elif now_ms() - self._suspects[0][0].held_ms > state.claim_after_ms:
+                elif not self._fewest_held or len(state.window) < self._fewest_held:
+                    self._fewest_held, self._fewer_ms = len(state.window), now_ms()
+                elif now_ms() - self._fewer_ms > state.claim_after_ms:
                     # What runs beside them takes long: another member may be free sooner.
                     for held, _ in self._suspects:
                         self._release(held)
                     self._suspects.clear()
+                    self._fewest_held = 0
                 return
             ready, self._suspects = self._suspects, []
+            self._fewest_held = 0
         self._start(ready)
 
     def _events(self, held: Held) -> list[Event] | None:
