@@ -78,6 +78,7 @@ class Live:
 
     def _turn(self, wait_s: float = 0) -> None:
         """Draw, and do what the keys say that are pressed within the time."""
+        self._interrupts.check()
         width, height = self._console.size
         self._live.update(draw(self._stage, self._phase, width, height), refresh=True)
         keys = self._keyboard.pressed(wait_s)

@@ -76,6 +76,7 @@ class Once:
                 raise MillstreamError(
                     f"the server was killed and has not come back within {show_duration(BACK_S * 1_000)}"
                 )
+            self._stage.interrupts.check()
             self._watch.look()
             time.sleep(0.01)
 

@@ -41,15 +41,11 @@ def play(out: Output, *, folder: Path, files: Sequence[Path], events: int | None
     happenings = Happenings(None if watched else out.talk)
     with Interrupts() as interrupts:
         with Stage(options, happenings, interrupts, me="you" if watched else "the demo") as stage:
-            try:
-                if watched:
-                    with Live(stage, color=out.color) as live:
-                        result, whole = live.play()
-                else:
-                    result, whole = Once(stage, out.talk).play()
-            except BaseException:
-                interrupts.ignore()
-                raise
+            if watched:
+                with Live(stage, color=out.color) as live:
+                    result, whole = live.play()
+            else:
+                result, whole = Once(stage, out.talk).play()
         if out.for_people:
             _report(out, result, happenings if watched else None, folder)
         else:

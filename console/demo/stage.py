@@ -228,10 +228,12 @@ class Stage:
             crew.stop()
         for crew in self._crews:
             while not crew.gone:
+                self.interrupts.check()
                 on_look()
                 time.sleep(LOOK_S)
 
     def _look(self, on_look: Callable[[], None]) -> None:
+        self.interrupts.check()
         self.watch.look()
         on_look()
         time.sleep(LOOK_S)
