@@ -44,7 +44,14 @@ def verb() -> None:
     """The consumers of a group: its members, and names left over."""
 
 
-@verb.command("ls", cls=Verb, examples=[("millstream consumer ls orders billing --json", "for a script")])
+@verb.command(
+    "ls",
+    cls=Verb,
+    examples=[
+        ("millstream consumer ls orders billing --json", "for a script"),
+        ("millstream consumers orders billing", "the same, for people"),
+    ],
+)
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)
 @click.pass_obj

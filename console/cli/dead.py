@@ -91,7 +91,10 @@ def ls(session: Session, stream: str, group: str, start: str | None, limit: int)
 @verb.command(
     "show",
     cls=Verb,
-    examples=[("millstream dead show orders billing 1700000000000-0", "reason, traceback, event")],
+    examples=[
+        ("millstream dead show orders billing 1700000000000-0", "reason, traceback, event"),
+        ("millstream dead show orders billing 1700000000000-0 --json | jq .traceback", "for a script"),
+    ],
 )
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)

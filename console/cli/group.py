@@ -94,8 +94,8 @@ def ls(session: Session, stream: str | None, limit: int) -> None:
     """List groups with what each has unread, running, waiting and dead.
 
     States: drained (nothing to do), working, lagging (its oldest unread entry has waited 10 s), stuck (work, but
-    nobody who does it, or entries that nobody takes over). UNREAD is ? where the server cannot tell; BEHIND always
-    is known.
+    nobody who does it, or entries that nobody takes over). Counts are of entries: a pack is one. UNREAD is ? where
+    the server cannot tell; BEHIND, how long the oldest of them has waited, is always known.
     """
 
     link = session.link("group")
@@ -110,7 +110,12 @@ def ls(session: Session, stream: str | None, limit: int) -> None:
 
 
 @verb.command(
-    "show", cls=Verb, examples=[("millstream group show orders billing", "where it stands, value by value")]
+    "show",
+    cls=Verb,
+    examples=[
+        ("millstream group show orders billing", "where it stands, value by value"),
+        ("millstream group show orders billing --json | jq -r .state", "the one word, for a script"),
+    ],
 )
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)
@@ -177,7 +182,10 @@ def create(session: Session, stream: str, group: str, start: str) -> None:
 @verb.command(
     "rm",
     cls=Verb,
-    examples=[("millstream group rm orders billing", "shows what would be forgotten, and asks")],
+    examples=[
+        ("millstream group rm orders billing", "shows what would be forgotten, and asks"),
+        ("millstream group rm orders billing --dead --execute", "without asking, its dead letters too"),
+    ],
 )
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)

@@ -61,7 +61,10 @@ def verb() -> None:
 @verb.command(
     "ls",
     cls=Verb,
-    examples=[("millstream pending ls orders billing --consumer web-1-4133", "what one consumer holds")],
+    examples=[
+        ("millstream pending ls orders billing --consumer web-1-4133", "what one consumer holds"),
+        ("millstream pending ls orders billing --from 1700000000000-0", "the next page"),
+    ],
 )
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)
@@ -116,7 +119,10 @@ def ls(
 @verb.command(
     "show",
     cls=Verb,
-    examples=[("millstream pending show orders billing 1700000000000-0", "who holds it, and what it holds")],
+    examples=[
+        ("millstream pending show orders billing 1700000000000-0", "who holds it, and what it holds"),
+        ("millstream pending show orders billing 1700000000000-0 --json", "for a script"),
+    ],
 )
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)

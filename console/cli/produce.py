@@ -91,6 +91,10 @@ def verb(
     # Before anything is read: a pipe cannot be read twice.
     session.link("produce").close()
     session.log_to_stderr()
+    if follow:
+        session.out.talk(
+            f"{session.connector().shown}: {session.connector().capabilities().durability_line()}"
+        )
     with _naming(stream), Producer(connector=session.connector(), confirm=confirm) as producer:
         if data is not None:
             return _one(session, producer, stream, data, parse, event_type or "", key)
@@ -131,7 +135,7 @@ def _check(file: str | None, data: str | None, follow: bool, from_end: bool, sou
         raise UsageError("--follow needs a FILE; standard input is followed until it ends")
     if (from_end or source) and not follow:
         raise UsageError(("--from-end" if from_end else "--source") + " is for --follow")
-    if file is None and data is None and sys.stdin.isatty():
+    if file is None and data is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(
             "nothing to send: name a FILE, pipe lines in, or give --data (- reads what you type)"
         )
@@ -184,11 +188,14 @@ def _say(session: Session, stream: str, fed: Fed, confirm: str) -> None:
 def _stop_by_signal() -> threading.Event:
     """An event that SIGTERM and SIGINT set; a second signal ends the process at once."""
     stop = threading.Event()
+    stopping: list[int] = []
 
     def on_signal(number: int, _: object) -> None:
-        if stop.is_set():
+        if stopping:
             os._exit(128 + number)
-        stop.set()
+        stopping.append(number)
+        # In a thread of its own: the main thread may hold the event's lock, in the wait that the signal interrupts.
+        threading.Thread(target=stop.set, name="millstream-stop").start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

@@ -93,7 +93,8 @@ def ls(session: Session, match: str | None, limit: int) -> None:
     "show",
     cls=Verb,
     examples=[
-        ("millstream stream show orders", "entries, memory, first and last, and every group with its state")
+        ("millstream stream show orders", "entries, memory, first and last, and every group with its state"),
+        ("millstream stream show orders --json | jq '.groups[].unread'", "for a script"),
     ],
 )
 @click.argument("stream", type=STREAM)
@@ -119,7 +120,10 @@ def show(session: Session, stream: str) -> None:
 @verb.command(
     "create",
     cls=Verb,
-    examples=[("millstream stream create orders", "an empty stream; harmless if it is there")],
+    examples=[
+        ("millstream stream create orders", "an empty stream; harmless if it is there"),
+        ("millstream stream create '{shop}:orders'", "in the cluster slot of all that is tagged shop"),
+    ],
 )
 @click.argument("stream", type=STREAM)
 @click.pass_obj
