@@ -7,10 +7,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import MutableMapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import structlog
 
@@ -20,6 +18,7 @@ from console.demo.folder import STREAM, RunFolder
 from console.demo.recorded import RecordedProducer
 from console.demo.traffic import traffic
 from pipeline.observe.log import log_to_stderr
+from producers.logs import ship_logs
 
 TICK_S = 0.01
 """The service wakes so often and logs what is due."""
@@ -65,17 +64,15 @@ def main() -> int:
     run, per_s = RunFolder(Path(sys.argv[1])), float(sys.argv[2])
     begin(run, "service")
     log_to_stderr()
-    producer = RecordedProducer(run.url, AccountWriter(run.confirmed("service")))
-
-    def shipped(_: object, __: str, said: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        producer.send(STREAM, dict(said), type=f"log.{said['level']}", source="/shop")
-        return said
-
+    # An entry for each line: dead letters and losses are told by the entry.
+    ship = ship_logs(STREAM, url=run.url, level="info", pack=0)
+    producer = RecordedProducer(run.url, AccountWriter(run.confirmed("service")), send_timeout="10m")
+    ship.shipper.make_producer = lambda: producer
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            shipped,
+            ship,
             structlog.processors.JSONRenderer(),
         ],
         # A service of yours would print its lines too; this one's would only fill the disk: the stream has them.
@@ -84,7 +81,8 @@ def main() -> int:
     service = Service(producer, per_s, int(sys.argv[3]) if len(sys.argv) > 3 else None)
     signal.signal(signal.SIGTERM, service.stop)
     service.run()
-    return producer.finish(CLOSE_S)
+    ship.flush(CLOSE_S)
+    return 1 if producer.finish(CLOSE_S) or ship.shipper.dropped else 0
 
 
 if __name__ == "__main__":
