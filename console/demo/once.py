@@ -52,7 +52,7 @@ class Once:
         self._until(lambda: not stage.sending, total)
         stage.stop_sending(self._progress)
         self._say(
-            f"sent {self._watch.sent:,} events, all confirmed; waiting until every group has handled them"
+            f"{self._watch.sent:,} events confirmed; waiting until every group has handled them"
         )
         drained = stage.drain(self._progress)
         stage.stop_workers(self._nothing)
