@@ -51,9 +51,7 @@ class Once:
         self._kill_server()
         self._until(lambda: not stage.sending, total)
         stage.stop_sending(self._progress)
-        self._say(
-            f"{self._watch.sent:,} events confirmed; waiting until every group has handled them"
-        )
+        self._say(f"{self._watch.sent:,} events confirmed; waiting until every group has handled them")
         drained = stage.drain(self._progress)
         stage.stop_workers(self._nothing)
         link = self._watch.link() or stage.connector.link("demo")

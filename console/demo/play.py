@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from console.cli.exit_codes import FAILED, INTERRUPTED, OK
+from console.cli.run import own_command
 from console.demo.folder import STREAM, embedded_url
 from console.demo.happenings import Happenings
 from console.demo.interrupts import Interrupts
@@ -74,9 +75,20 @@ def _report(out: Output, result: Result, happenings: Happenings | None, folder: 
     out.line(f"the groups wrote {' and '.join(safe(folder / f'{group}.jsonl') for group in result.groups)}")
     url = shlex.quote(f"embedded://{folder}" if not folder.is_absolute() else embedded_url(folder))
     out.line("the data is kept; to look at it:")
-    out.line(f"  millstream tail {STREAM} --since 15m --url {url}")
-    out.line(f"  millstream group show {STREAM} alerts --url {url}")
-    out.line(f"  millstream replay {STREAM} alerts --from {result.last_from} --to end --url {url}")
+    program = _program()
+    out.line(f"  {program} tail {STREAM} --since 15m --url {url}")
+    out.line(f"  {program} group show {STREAM} alerts --url {url}")
+    out.line(f"  {program} replay {STREAM} alerts --from {result.last_from} --to end --url {url}")
+
+
+def _program() -> str:
+    """What to type for this program: its name if that finds it, else the way it was called, as by `make demo`."""
+    command = own_command()
+    name = Path(command[-1]).name
+    found = shutil.which(name)
+    if len(command) == 2 and found is not None and Path(found).samefile(command[1]):
+        return name
+    return shlex.join(command if len(command) > 2 else command[1:])
 
 
 def _row(name: str, counts: GroupCounts) -> dict[str, object]:

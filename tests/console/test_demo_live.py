@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -127,6 +128,12 @@ def test_every_key_does_what_it_says_and_nothing_is_lost(tmp_path: Path) -> None
             assert (dead, lost) == ("1", "0")
             assert int(handled.replace(",", "")) == int(sent.replace(",", "")) - 1
         assert terminal.settings() == terminal.before
+    commands = [line.strip() for line in report.splitlines() if " --url " in line]
+    assert len(commands) == 3
+    for command in commands:
+        consent = ["--execute"] if " replay " in command else []
+        done = subprocess.run([*shlex.split(command), *consent], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout, done.stderr
 
 
 def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
