@@ -1,0 +1,51 @@
+"""The programs in examples/ run, and show what they say they show."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import Server
+from tests.until import until
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_orders_go_to_three_groups(server: Server, tmp_path: Path) -> None:
+    """Ten orders: mail and search get all of them, billing all but the one with nothing to pay; order 3 runs twice."""
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-u", str(EXAMPLES / "orders.py")],
+            env=os.environ | {"MILLSTREAM_URL": server.url},
+            stdout=file,
+            stderr=subprocess.PIPE,
+        )
+    try:
+        until(lambda: out.read_text().count("billing ") == 9 and out.read_text().count("mail ") == 10, 20)
+        until(lambda: "orders in one call" in out.read_text())
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+    assert "billing  order 3: 30 (run 2)" in out.read_text()
+    assert "sent     10 orders, all confirmed" in out.read_text()
+
+
+def test_logs_are_shipped_and_errors_picked(server: Server, tmp_path: Path) -> None:
+    """Both lines at level error arrive, once each, the password masked."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "logs.py")],
+        env=os.environ | {"MILLSTREAM_URL": server.url},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    alerts = [line for line in done.stdout.splitlines() if line.startswith("alert:")]
+    assert len(alerts) == 2, done.stdout
+    assert "payment refused" in alerts[0]
+    assert "'password': '***'" in alerts[0]
+    assert "connection lost to bank-1" in alerts[1]
