@@ -72,9 +72,12 @@ BatchHandler = Callable[[list[Event]], Outcomes]
 @click.option("--start", type=POSITION, metavar="POSITION", default="start", show_default=True,
               help="Where a group that does not exist yet begins.")  # fmt: skip
 @click.option(
-    "--concurrency", type=click.IntRange(min=1), help=f"Commands at a time; {COMMANDS} if not said."
+    "--concurrency",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help=f"Commands at a time; {COMMANDS} if not said.",
 )
-@click.option("--attempts", type=click.IntRange(min=1), default=5, show_default=True,
+@click.option("--attempts", type=click.IntRange(min=1), metavar="COUNT", default=5, show_default=True,
               help="Runs in total before an event is a dead letter.")  # fmt: skip
 @click.option("--claim-after", type=DURATION, metavar="DURATION", default="30s", show_default=True,
               help="What a dead consumer held is taken over after this time.")  # fmt: skip

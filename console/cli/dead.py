@@ -72,7 +72,14 @@ def verb() -> None:
 @click.option(
     "--from", "start", type=POSITION, metavar="POSITION", help="From there on, instead of the newest."
 )
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    default=100,
+    show_default=True,
+    help="At most so many.",
+)
 @click.pass_obj
 def ls(session: Session, stream: str, group: str, start: str | None, limit: int) -> None:
     """List dead letters in the order they died: the newest, or those from --from on."""

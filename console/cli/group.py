@@ -87,7 +87,12 @@ def verb() -> None:
 )
 @click.argument("stream", type=STREAM, required=False)
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=200, show_default=True, help="At most so many streams."
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    default=200,
+    show_default=True,
+    help="At most so many streams.",
 )
 @click.pass_obj
 def ls(session: Session, stream: str | None, limit: int) -> None:

@@ -76,7 +76,14 @@ def verb() -> None:
 @click.option(
     "--again", "again_only", is_flag=True, help="Only what stands in the group's own `again` stream."
 )
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    default=100,
+    show_default=True,
+    help="At most so many.",
+)
 @click.pass_obj
 def ls(
     session: Session,

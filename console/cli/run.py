@@ -36,7 +36,12 @@ from pipeline.server.connect import Connector
     "--stream", "streams", metavar="STREAM", multiple=True, help="Only this stream; may be repeated."
 )
 @click.option(
-    "--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes."
+    "--processes",
+    type=click.IntRange(1, 256),
+    metavar="COUNT",
+    default=1,
+    show_default=True,
+    help="Worker processes.",
 )
 @click.pass_obj
 def verb(

@@ -38,6 +38,7 @@ LOOK_S = 1.0
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
+    metavar="PORT",
     default=6379,
     show_default=True,
     help="Port on the loopback interface; 0: a unix socket only.",

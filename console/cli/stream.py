@@ -72,7 +72,12 @@ def verb() -> None:
 )
 @click.option("--match", metavar="GLOB", help="Only names that match, with * ? [].")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=1_000, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    default=1_000,
+    show_default=True,
+    help="At most so many.",
 )
 @click.pass_obj
 def ls(session: Session, match: str | None, limit: int) -> None:

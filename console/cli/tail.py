@@ -47,6 +47,7 @@ UP_MS = 60_000
     "-n",
     "--events",
     type=click.IntRange(min=0),
+    metavar="COUNT",
     help="The last so many of each stream; 10 unless something says from where.",
 )
 @click.option(

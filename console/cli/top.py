@@ -66,7 +66,12 @@ _STREAMS = (
 )
 @click.option("--once", is_flag=True, help="Look once, as without a terminal.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many streams."
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    default=50,
+    show_default=True,
+    help="At most so many streams.",
 )
 @click.pass_obj
 def verb(session: Session, streams: tuple[str, ...], every: int, once: bool, limit: int) -> None:

@@ -92,7 +92,10 @@ def test_every_example_can_be_typed(example: str) -> None:
         group: click.Command = root
         ctx = root.make_context("millstream", words)
         while isinstance(group, click.Group):
-            rest = [*ctx._protected_args, *ctx.args]
+            held = (
+                "_protected_args" if hasattr(ctx, "_protected_args") else "protected_args"
+            )  # before click 8.2
+            rest = [*getattr(ctx, held), *ctx.args]
             name, found, rest = group.resolve_command(ctx, rest)
             assert found is not None
             group, ctx = found, found.make_context(name, rest, parent=ctx)
