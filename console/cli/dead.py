@@ -99,21 +99,28 @@ def ls(session: Session, stream: str, group: str, start: str | None, limit: int)
     "show",
     cls=Verb,
     examples=[
+        ("millstream dead show orders billing", "the newest: reason, traceback, event"),
         ("millstream dead show orders billing 1700000000000-0", "reason, traceback, event"),
         ("millstream dead show orders billing 1700000000000-0 --json | jq .traceback", "for a script"),
     ],
 )
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)
-@click.argument("dead_id", metavar="DEAD_LETTER")
+@click.argument("dead_id", metavar="[DEAD_LETTER]", required=False)
 @click.pass_obj
-def show(session: Session, stream: str, group: str, dead_id: str) -> None:
-    """One dead letter: why it died, where, and the event itself."""
-    parse_entry_id(dead_id)
+def show(session: Session, stream: str, group: str, dead_id: str | None) -> None:
+    """One dead letter: why it died, where, and the event itself. The newest, if none is named."""
+    if dead_id is not None:
+        parse_entry_id(dead_id)
     link, out = session.link("dead"), session.out
-    found = dead_letters(link, stream, group, start=dead_id, end=dead_id, count=1)
+    if dead_id is None:
+        found = dead_letters(link, stream, group, count=1, newest=True)
+    else:
+        found = dead_letters(link, stream, group, start=dead_id, end=dead_id, count=1)
     if not found:
-        raise NotFoundError(f"group {group!r} of stream {stream!r} has no dead letter {dead_id}")
+        raise NotFoundError(
+            f"group {group!r} of stream {stream!r} has no dead letter {dead_id or ''}".rstrip()
+        )
     letter, views = _opened(found[0])
     row = _row(found[0]) | _letter_facts(letter)
     if not out.for_people:

@@ -144,6 +144,7 @@ def test_a_dead_letter_tells_all_it_knows(motley: str, held: list[str], url: str
     assert (shown["crashes"], shown["host"], shown["index"]) == (1, "h", 1)
     assert shown["traceback"].startswith("Traceback\n")
     assert shown["events"][0]["data"] == {"n": 1}
+    assert here("dead", "show", motley, "g", "--json", url=url).json["dead_id"] == dead_id
     assert here("dead", "show", motley, "g", "10001-0", url=url).code == 3
 
 
@@ -168,3 +169,4 @@ def test_nothing_pending_and_nothing_dead_is_no_error(stream: str, url: str, lin
         assert (ran.code, ran.out) == (0, "")
         assert word in ran.err
         assert here(noun, stream, "g", "--json", url=url).json == []
+    assert here("dead", "show", stream, "g", url=url).code == 3
