@@ -6,8 +6,7 @@
 --       Removed is 0 when nothing is left to remove.
 --
 -- A group needs its oldest pending entry and all it has not read. One in S:groups that the server does not list is
--- lost, not gone: it needs all from its saved position on. Positions may be written while this is decided only by
--- scripts and commands after it, and those move forward.
+-- lost, not gone: it needs all from its saved position on.
 
 local function parts(id) return string.match(id, '^(%d+)-(%d+)$') end
 
