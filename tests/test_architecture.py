@@ -159,7 +159,8 @@ def named_in_strings(root: Path) -> list[str]:
         if module != "millstream"
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if "." in node.value and " " not in node.value
+        if "." in node.value
+        and " " not in node.value
         and node.value.partition(":")[0] in modules
         and not node.value.startswith("millstream")
     ]
