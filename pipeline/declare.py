@@ -32,7 +32,9 @@ class ConsumerSpec:
         StreamKeys(self.stream)
         check_name("group", self.group)
         if not callable(self.handler):
-            raise UsageError(f"the handler of group {self.group!r} is a {type(self.handler).__name__}, not a function")
+            raise UsageError(
+                f"the handler of group {self.group!r} is a {type(self.handler).__name__}, not a function"
+            )
         count = _positional(self.handler)
         if count is not None and count not in (1, 2):
             takes = "list of events" if self.options.batch else "event"
