@@ -166,7 +166,11 @@ class Watch:
         if change.what != "exited":
             return
         if change.code != KILLED:
-            if change.code:
+            if change.code == 0:
+                self._happenings.say(
+                    f"{change.pid} ({change.group}) was told to stop, and handed back what it held"
+                )
+            else:
                 self._happenings.say(
                     f"worker {change.pid} ({change.group}) ended with code {change.code}: see "
                     f"{self._run.log(f'worker-{change.group}')}"
