@@ -7,6 +7,7 @@ import click
 
 from console.cli.session import Session
 from console.cli.verb import Verb
+from pipeline.errors import UsageError
 
 ONCE_EVENTS = 2_000
 
@@ -60,6 +61,9 @@ def verb(
     wrote. Without a terminal it does all that by itself.
     """
     from console.demo.play import play
+
+    if session.url is not None:
+        raise UsageError("--url is not for the demo: it runs a server of its own, with its data in --dir")
 
     watched = not once and session.out.for_people and sys.stdin.isatty() and sys.stdout.isatty()
     return play(session.out, folder=folder, files=files, events=None if watched else events, per_s=per_s)

@@ -248,13 +248,15 @@ def _log_to(path: Path) -> Callable[[], None]:
     logger = logging.getLogger("millstream")
     handler = logging.FileHandler(path, "a", "utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    before, propagate = logger.handlers[:], logger.propagate
+    before, propagate, level = logger.handlers[:], logger.propagate, logger.level
     logger.handlers[:] = [handler]
     logger.propagate = False
+    logger.setLevel(logging.INFO)
 
     def back() -> None:
         logger.handlers[:] = before
         logger.propagate = propagate
+        logger.setLevel(level)
         handler.close()
 
     return back
