@@ -1,7 +1,9 @@
 """Consuming: a stream on a real server, a Pipeline on it, and what its handlers and its groups are found to hold."""
 
+import asyncio
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +32,8 @@ class Consuming:
         self.stream = stream
         self.url = url or address.shown
         self.app = Pipeline(self.url)
+        self.go_on = threading.Event()
+        """Lets the handlers of block() end; set when running() ends."""
         self._number = 0
 
     def send(
@@ -40,13 +44,19 @@ class Consuming:
         headers: Mapping[str, str] | None = None,
     ) -> list[str]:
         """Append an event for each of the data; the entry ids."""
-        commands: list[tuple[str | bytes, ...]] = []
+        encoded = self.encoded(*datas, type=type, key=key, headers=headers)
+        return [
+            text(reply)
+            for reply in self.link.calls([("XADD", self.stream, "*", *fields) for fields in encoded])
+        ]
+
+    def encoded(self, *datas: Any, **given: Any) -> list[list[bytes]]:
+        """The fields of an entry for each of the data, numbered on from what was sent before."""
+        encoded = []
         for data in datas:
             self._number += 1
-            event = Event(data, type=type, key=key, headers=headers)
-            fields = encode_entry(event, producer=PRODUCER, number=self._number)
-            commands.append(("XADD", self.stream, "*", *fields))
-        return [reply.decode() for reply in self.link.calls(commands)]
+            encoded.append(encode_entry(Event(data, **given), producer=PRODUCER, number=self._number))
+        return encoded
 
     def send_pack(self, datas: Sequence[Any], types: Sequence[str] = ()) -> str:
         """Append one entry that holds all these events; its id."""
@@ -58,6 +68,21 @@ class Consuming:
     def send_raw(self, fields: Sequence[bytes | str]) -> str:
         """Append an entry with exactly these fields; its id."""
         return text(self.link.call("XADD", self.stream, "*", *fields))
+
+    def block(self, *, is_async: bool = False, **options: Any) -> threading.Event:
+        """Declare a handler for group "g" that never ends by itself; the event says that it runs."""
+        running = threading.Event()
+
+        def handle(event: Event) -> None:
+            running.set()
+            self.go_on.wait(60)
+
+        async def handle_async(event: Event) -> None:
+            running.set()
+            await asyncio.Event().wait()
+
+        self.app.consumer(self.stream, group="g", **options)(handle_async if is_async else handle)
+        return running
 
     @contextlib.contextmanager
     def running(self, app: Pipeline | None = None, *, well: bool = True) -> Iterator[Running]:
@@ -71,6 +96,7 @@ class Consuming:
             yield running
             assert not well or running.failure is None, running.failure
         finally:
+            self.go_on.set()
             running.stop()
             loops.close()
             connector.close()
@@ -113,6 +139,10 @@ class Consuming:
         ref = GroupRef(self.keys, group, again=again)
         rows = self.link.call("XPENDING", ref.key, group, "-", "+", 10_000)
         return {text(row[0]): (text(row[1]), row[3]) for row in rows}
+
+    def idle_ms(self, entry_id: str) -> int:
+        """For how long a pending entry was not renewed."""
+        return int(self.link.call("XPENDING", self.stream, "g", entry_id, entry_id, 1)[0][2])
 
     def again_entries(self, group: str = "g") -> int:
         """Entries of the group's own stream: what is due again and not settled."""

@@ -1,0 +1,153 @@
+"""G6: a failing event is retried with backoff in its own group, holds up no other, and becomes a dead letter."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from consumers.delivery import Delivery
+from pipeline.event import Event
+from pipeline.options import Retry
+from pipeline.wire import encode_entry
+from tests.consuming import PRODUCER, Consuming
+from tests.faults.crew import ROOT
+from tests.until import until
+
+KILLED_BY_EVENTS = """
+import os, sys, time
+from consumers.app import Pipeline
+url, stream, path = sys.argv[1:]
+account = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+app = Pipeline(url)
+
+@app.consumer(stream, group="g", claim_after="500ms", concurrency=4, retry=2)
+def handle(event, delivery):
+    os.write(account, f"S {event.data} {os.getpid()}\\n".encode())
+    time.sleep(0.02)
+    if event.data == "killer":
+        os.kill(os.getpid(), 9)
+    os.write(account, f"D {event.data} {os.getpid()}\\n".encode())
+
+app.run()
+"""
+
+
+def test_g6_a_failing_event_is_retried_with_backoff_in_its_own_group_only(consuming: Consuming) -> None:
+    """All others are handled at once, in both groups; then it is a dead letter of the one group, moved in one step."""
+    seen: dict[str, Counter[int]] = {"failing": Counter(), "other": Counter()}
+
+    @consuming.app.consumer(
+        consuming.stream, group="failing", concurrency=1, retry=Retry(3, "10s", "60s", jitter=0)
+    )
+    def fail(event: Event, delivery: Delivery) -> None:
+        seen["failing"][event.data] += 1
+        if event.data == 50:
+            raise LookupError(f"attempt {delivery.attempt}")
+
+    @consuming.app.consumer(consuming.stream, group="other")
+    def handle(event: Event) -> None:
+        seen["other"][event.data] += 1
+
+    ids = consuming.send(*range(100))
+    with consuming.running() as members:
+        for attempt in (1, 2):
+            until(
+                lambda attempt=attempt: consuming.waiting("failing") and seen["failing"][50] == attempt,  # type: ignore[misc]
+                what="it waits for its next run",
+            )
+            until(lambda: len(seen["failing"]) == 100, what="all others are handled meanwhile")
+            assert consuming.dead("failing") == []
+            consuming.advance(20_000, "failing")
+        until(lambda: consuming.dead("failing"), what="its last attempt is over")
+        consuming.until_drained("failing")
+        consuming.until_drained("other")
+        names = [member.name for member in members.members]
+    assert seen["failing"] == Counter({**dict.fromkeys(range(100), 1), 50: 3})
+    assert seen["other"] == Counter(dict.fromkeys(range(100), 1))
+    ((letter, _),) = consuming.dead("failing")
+    assert (letter.reason, letter.error, letter.attempts) == ("attempt 3", "LookupError", 3)
+    assert (letter.stream, letter.entry_id, letter.group) == (consuming.stream, ids[50], "failing")
+    assert letter.consumer in names
+    assert "raise LookupError" in letter.traceback
+    assert consuming.dead("other") == []
+
+
+def test_g6_crashes_alone_convict_after_five_and_only_the_killer(
+    consuming: Consuming, tmp_path: Path
+) -> None:
+    """An event that kills every worker it runs in dies after five, the last one alone; the innocent are handled."""
+    path = tmp_path / "account"
+    command = [sys.executable, "-c", KILLED_BY_EVENTS, consuming.url, consuming.stream, str(path)]
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def keep_two() -> bool:
+        workers[:] = [worker for worker in workers if worker.poll() is None]
+        while len(workers) < 2:
+            workers.append(
+                subprocess.Popen(
+                    command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+                )
+            )
+        return bool(consuming.dead())
+
+    consuming.send(*range(100), "killer", *range(100, 200))
+    try:
+        until(keep_two, 40, what="the killer is a dead letter")
+        consuming.until_drained()
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    lines = [line.split() for line in path.read_text().splitlines()]
+    done = Counter(data for kind, data, _ in lines if kind == "D")
+    assert set(done) == {str(number) for number in range(200)}
+    ((letter, _),) = consuming.dead()
+    assert (letter.error, letter.crashes) == ("WorkerKilled", 5)
+    assert letter.reason.startswith("killed its worker")
+    killed = [pid for kind, data, pid in lines if kind == "S" and data == "killer"]
+    assert len(killed) == 5
+    begun = Counter(data for kind, data, pid in lines if pid == killed[-1] and kind == "S")
+    ended = Counter(data for kind, data, pid in lines if pid == killed[-1] and kind == "D")
+    assert begun - ended == Counter(["killer"]), "it did not run alone the last time"
+
+
+def test_g6_corrupt_bytes_die_and_unknown_formats_wait(consuming: Consuming) -> None:
+    """The one can never be read; the other will be, by a newer member: it stays, its attempt unspent."""
+    seen: list[int] = []
+
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s")
+    def handle(event: Event) -> None:
+        seen.append(event.data)
+
+    header = encode_entry(Event(1), producer=PRODUCER, number=1)[1]
+    corrupt = consuming.send_raw([b"h", header[:3], b"b", b"\x01"])
+    newer = consuming.send_raw([b"h", header[:2] + b"\x63" + header[3:], b"b", b"\x01"])
+    consuming.send(7)
+    with consuming.running():
+        until(lambda: seen == [7] and len(consuming.dead()) == 1, what="the rest is decided")
+        until(lambda: [count for _, count in consuming.pending().values()] == [0], what="it is released")
+    ((letter, _),) = consuming.dead()
+    assert (letter.entry_id, letter.error) == (corrupt, "DecodeError")
+    assert list(consuming.pending()) == [newer]
+
+
+@pytest.mark.parametrize("crashes", [1, 4])
+def test_g6_an_event_that_outlived_its_crashes_is_done(consuming: Consuming, crashes: int) -> None:
+    """Whatever `attempts` says: a crash alone is no conviction before the fifth."""
+    attempts: list[int] = []
+
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", retry=1)
+    def handle(event: Event, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+
+    (entry_id,) = consuming.send(1)
+    call = consuming.link.call
+    call("XGROUP", "CREATE", consuming.stream, "g", "0")
+    call("XREADGROUP", "GROUP", "g", "dead", "STREAMS", consuming.stream, ">")
+    call("XCLAIM", consuming.stream, "g", "dead", 0, entry_id, "RETRYCOUNT", crashes, "JUSTID")
+    consuming.run_until_drained()
+    assert attempts == [crashes + 1]
+    assert consuming.dead() == []
