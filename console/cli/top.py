@@ -169,7 +169,7 @@ def _live(session: Session, look: _Look, every_s: float) -> None:
     console = Console(no_color=not session.out.color, highlight=False)
     link: Link | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live, _keys() as pressed:
-        while True:
+        while sys.stdout.isatty():  # a terminal that was closed is none any more
             try:
                 link = link if link is not None and not link.closed else session.link("top")
                 lines = _lines(session, look.take(link), live=True)
