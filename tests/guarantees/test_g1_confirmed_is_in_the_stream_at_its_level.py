@@ -117,7 +117,7 @@ def test_g1_a_level_not_reached_in_time_is_said_and_the_event_is_in_the_stream(
     """NotConfirmed names the entry; later sends reach the level again as soon as the replica is back."""
     primary, _, link, replica_link = replicated
     with Producer(primary.address.shown, confirm="replicated:1", confirm_timeout="200ms") as producer:
-        producer.send("orders", 0).result(5)
+        until(lambda: reaches(producer, 0), 20)
         port = primary.embedded.port
         replica_link.call("REPLICAOF", "NO", "ONE")
         until(lambda: b"connected_slaves:0" in link.call("INFO", "replication"))
@@ -126,17 +126,18 @@ def test_g1_a_level_not_reached_in_time_is_said_and_the_event_is_in_the_stream(
             receipt.result(5)
         assert failure.value.reached == "accepted"
         assert failure.value.entry_id == receipt.entry_id
-        assert link.call("XLEN", "orders") == 2
-        assert producer.counts["not_reached"] == 1
+        assert datas(link, "orders")[-1] == 1
+        assert producer.counts["not_reached"] >= 1
         replica_link.call("REPLICAOF", "127.0.0.1", port or 0)
+        until(lambda: reaches(producer, 2), 20)
 
-        def reached() -> bool:
-            try:
-                return bool(producer.send("orders", 2).result(5))
-            except NotConfirmed:
-                return False
 
-        until(reached, 20)
+def reaches(producer: Producer, data: int) -> bool:
+    """Whether a send reaches its level just now: a replica may be slow on a busy machine."""
+    try:
+        return bool(producer.send("orders", data).result(5))
+    except NotConfirmed:
+        return False
 
 
 def test_g1_a_repeat_reaches_the_level_too(replicated: tuple[Server, Server, Link, Link]) -> None:
