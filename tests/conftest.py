@@ -74,6 +74,9 @@ def pytest_configure() -> None:
     """No test may find a server by the environment of whoever runs it."""
     for variable in ("MILLSTREAM_URL", "REDIS_URL"):
         os.environ.pop(variable, None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A run in the background of a shell ignores Ctrl-C, and so would every process that a test starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
