@@ -4,6 +4,7 @@ Stands on the answers of the append script. Pure: the time is passed in, decisio
 keeps its number for life, however often it is sent, so a batch that ended without being appended only moves the base.
 """
 
+import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,7 @@ class Batches:
         levels: bool = False,
         first_number: int = 1,
         pack: int = 1,
+        rng: random.Random | None = None,
     ) -> None:
         self.keys = StreamKeys(stream)
         self.waiting: deque[Entry] = deque()
@@ -168,6 +170,7 @@ class Batches:
         self._batch_bytes = batch_bytes
         self._levels = levels
         self._pack = max(pack, 1)
+        self._rng = rng
         self._unconfirmed: deque[Batch] = deque()
         self._in_air = 0  # requests whose answers are still to come, those of settled batches included
         self._resend = False
@@ -258,7 +261,7 @@ class Batches:
             if not self._resend:
                 self._refusals += 1
                 if self._refusals > 1 or answer.code not in RESEND_AT_ONCE:
-                    self._hold_until_ms = now_ms + REFUSED.wait_ms(self._refusals)
+                    self._hold_until_ms = now_ms + REFUSED.wait_ms(self._refusals, self._rng)
             self._resend = True
             return []
         return self._end(batch, Fate.UNKNOWN if batch.in_doubt else Fate.FAILED, answer)

@@ -354,7 +354,7 @@ def test_names_and_options_are_checked_where_they_are_given() -> None:
 def script(text: str, *args: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text), *args],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(text), *args],
         cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
 

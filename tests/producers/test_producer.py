@@ -56,7 +56,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 def script(text: str, *args: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text), *args],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(text), *args],
         cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Batches against a model of the append script: whatever the network does, each entry is appended once, in order."""
 
+import random
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ def entry(name: str, now_ms: float = 0, *, size: int = 10, step: Step | None = N
 
 def batches(**options: Any) -> Batches:
     """Batches of at most three entries."""
-    return Batches("orders", **{"batch_events": 3, "batch_bytes": 1_000, **options})
+    return Batches("orders", **{"batch_events": 3, "batch_bytes": 1_000, "rng": random.Random(1), **options})
 
 
 @dataclass
