@@ -104,8 +104,9 @@ class Settler:
                 entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
                 settlements.append(Settlement(script("move"), move_command(ref, entries), part))
         for (ref, release), group in given.items():
-            # Just beyond claim_after, so that whoever looks next takes it; released ones wait out claim_after.
-            idle_ms = 0 if release else state.claim_after_ms + 1
+            # Beyond claim_after, so that whoever looks next takes it (scripts and commands may read the clock a little
+            # apart); released ones wait out claim_after.
+            idle_ms = 0 if release else state.claim_after_ms + 1_000
             for part in _parts(group):
                 command = script("hand_back").command(
                     [ref.key, ref.keys.groups, ref.keys.never],
