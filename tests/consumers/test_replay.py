@@ -206,7 +206,7 @@ def test_a_holder_cannot_settle_what_was_replayed(consuming: Consuming, connecto
     runs: list[bool] = []
     go_on = threading.Event()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="60s")
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="5m")
     def handle(event: Event, delivery: Delivery) -> None:
         runs.append(delivery.replayed)
         if not delivery.replayed:

@@ -13,7 +13,8 @@ from pipeline.keys import GroupRef
 from pipeline.options import Retry
 from pipeline.outcome import Reject
 from pipeline.server.connect import Link
-from pipeline.server.groups import take
+from pipeline.server.groups import nonce
+from pipeline.server.scripts import script
 from tests.consuming import Consuming, total
 from tests.faults.crew import Crew
 from tests.until import until
@@ -22,10 +23,16 @@ from tests.until import until
 def take_over(consuming: Consuming) -> None:
     """Another consumer claims all that is pending, as if its holder had stopped renewing it."""
     ref = GroupRef(consuming.keys, "g")
-    for entry_id, (holder, _) in consuming.pending().items():
-        consuming.link.call("XCLAIM", ref.key, "g", holder, 0, entry_id, "IDLE", 60_000, "JUSTID")
-    taken = take(consuming.link, ref, "thief", min_idle_ms=60_000, cursor="0-0", count=50, latest_ms=1 << 52)
-    assert taken.entries
+    used = script("take")
+    consuming.link.load(used)
+    commands: list[tuple[str | bytes | int | float, ...]] = [
+        ("XCLAIM", ref.key, "g", holder, 0, entry_id, "IDLE", 90_000, "JUSTID")
+        for entry_id, (holder, _) in consuming.pending().items()
+    ]
+    take = used.command([ref.key, ref.keys.groups], ["g", "g", "thief", 60_000, "0-0", 50, 1 << 52, nonce()])
+    # In one step: the holder's own sweep would find its entry idle.
+    replies = consuming.link.calls([("MULTI",), *commands, take, ("EXEC",)])[-1]
+    assert len(replies[-1][4]) == len(commands) > 0
 
 
 @pytest.mark.parametrize("outcome", ["return", "raise", "reject"])
