@@ -6,10 +6,8 @@ so that one event stays one line and a crafted name cannot recolour, overwrite o
 
 import json
 import re
-from base64 import b64encode
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+
+from pipeline.json_view import json_view
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -37,38 +35,11 @@ def json_text(value: object, *, indent: int | None = None) -> str:
     """
     separators = (", ", ": ") if indent is None else (",", ": ")
     dumped = json.dumps(
-        plain(value), ensure_ascii=False, allow_nan=False, indent=indent, separators=separators
+        json_view(value), ensure_ascii=False, allow_nan=False, indent=indent, separators=separators
     )
     if indent is not None:  # the line ends between values are ours
         return "\n".join(_UNSAFE.sub(_escaped, line) for line in dumped.split("\n"))
     return _UNSAFE.sub(_escaped, dumped)
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON knows it: bytes as text or base64, times as ISO, keys as text, infinities as text."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if value - value == 0 else str(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        raw = bytes(value)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            return {"base64": b64encode(raw).decode()}
-    if isinstance(value, Mapping):
-        return {_key(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value)
-
-
-def _key(key: object) -> str:
-    if isinstance(key, bytes):
-        return key.decode("utf-8", "backslashreplace")
-    return key if isinstance(key, str) else str(key)
 
 
 def _shown(match: re.Match[str]) -> str:

@@ -14,18 +14,30 @@ from typing import Any
 
 from pipeline.errors import DecodeError, EncodeError, UsageError
 from pipeline.event import Event
+from pipeline.json_view import json_view
 from pipeline.outcome import Outcomes
 from pipeline.units import Size, size_bytes
 
 
 def event_line(event: Event) -> bytes:
-    """An event as one line of JSON, in CloudEvents' vocabulary (id, source, type, subject, time, data)."""
-    return (
-        json.dumps(event.to_cloudevent(), ensure_ascii=False, separators=(",", ":")).encode(
-            "utf-8", "replace"
+    """An event as one line of JSON, in CloudEvents' vocabulary (id, source, type, subject, time, data).
+
+    What JSON cannot hold exactly (bytes beside other data, infinities) is written as json_view shows it.
+    """
+    try:
+        cloudevent = event.to_cloudevent()
+    except EncodeError:
+        shown = Event(
+            json_view(event.data),
+            type=event.type,
+            key=event.key,
+            id=event.id,
+            time_ms=event.known_time_ms,
+            headers=event.headers,
         )
-        + b"\n"
-    )
+        cloudevent = shown.to_cloudevent()
+    text = json.dumps(cloudevent, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace") + b"\n"
 
 
 def event_lines(events: Sequence[Event]) -> tuple[list[bytes], Outcomes]:

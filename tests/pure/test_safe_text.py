@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.safe_text import json_text, plain, safe, safe_bytes, safe_lines
+from console.safe_text import json_text, safe, safe_bytes, safe_lines
+from pipeline.json_view import json_view
 
 ANY_TEXT = st.text(st.characters())
 VALUES = st.recursive(
@@ -69,7 +70,7 @@ def test_a_traceback_keeps_its_lines_and_nothing_else() -> None:
 
 def test_what_json_lacks_is_shown_all_the_same() -> None:
     """Bytes as text, or as base64 where they are none; infinities as text; keys as text."""
-    assert plain({b"k": b"text", 1: b"\xff", "n": float("inf")}) == {
+    assert json_view({b"k": b"text", 1: b"\xff", "n": float("inf")}) == {
         "k": "text",
         "1": {"base64": "/w=="},
         "n": "inf",
