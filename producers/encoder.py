@@ -13,6 +13,7 @@ from itertools import count, islice
 from pipeline.codec import Codec
 from pipeline.errors import EventTooLargeError
 from pipeline.event import Event
+from pipeline.server.append import MAX_ENTRY_VALUES
 from pipeline.wire import encode_body, encode_entry, encode_pack
 from producers.batch import Entry
 
@@ -52,7 +53,13 @@ class Encoder:
         Raises:
             EncodeError, EventTooLargeError: it cannot be sent.
         """
-        return encode_entry(event, producer=self.producer, number=number, codec=self.codec)
+        fields = encode_entry(event, producer=self.producer, number=number, codec=self.codec)
+        if len(fields) > MAX_ENTRY_VALUES:
+            raise EventTooLargeError(
+                f"an event of {len(fields) // 2:,} fields exceeds {MAX_ENTRY_VALUES // 2:,}, the most that "
+                "codec=fields sends"
+            )
+        return fields
 
     def body(self, event: Event) -> bytes:
         """The event's data, to be packed later: what cannot be sent is refused now.

@@ -37,6 +37,10 @@ from producers.receipt import Failures, settle
 MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN", "MOVED", "CLUSTERDOWN"})
 """Refusals after which the primary is looked for anew."""
 
+_NO_OLDER = (
+    "dropped: all older events are on their way, so none of them could make room (when_full=drop_oldest)"
+)
+
 _log = get_logger("producer")
 
 
@@ -116,8 +120,11 @@ class Sender:
         with self._lock:
             if self._closing:
                 raise ClosedError("the producer is closed")
-            if not self.outbox.has_room(entry.events, entry.size_bytes):
-                self._make_room(entry, dropped, self.options.block_ms if block_ms is None else block_ms)
+            if not self.outbox.has_room(entry.events, entry.size_bytes) and not self._make_room(
+                entry, dropped, self.options.block_ms if block_ms is None else block_ms
+            ):
+                self._end([*dropped, Settled(stream, [entry], Fate.DROPPED, error=BufferFull(_NO_OLDER))])
+                return
             batches = self.outbox.stream(stream)
             had, was_full = bool(batches.waiting), batches.full
             self.outbox.add(batches, entry)
@@ -233,8 +240,8 @@ class Sender:
                 except Exception as fault:  # noqa: BLE001 - someone else's code must not end the sender
                     _log.error("on_error raised", error=repr(fault))
 
-    def _make_room(self, entry: Entry, dropped: list[Settled], block_ms: float) -> None:
-        """Apply the policy; returns with room made, else raises. With the lock held."""
+    def _make_room(self, entry: Entry, dropped: list[Settled], block_ms: float) -> bool:
+        """Apply the policy: whether there is room now, or an error. With the lock held."""
         policy = self.options.when_full
         until_ms = now_ms() + block_ms
         while not self.outbox.has_room(entry.events, entry.size_bytes):
@@ -244,6 +251,7 @@ class Sender:
                     error = BufferFull("dropped to make room for a newer event (when_full=drop_oldest)")
                     dropped.append(Settled(oldest[0], [oldest[1]], Fate.DROPPED, error=error))
                     continue
+                return False
             rest_ms = until_ms - now_ms()
             if policy == "block" and rest_ms > 0 and not self._closing:
                 self._changed.wait(rest_ms / 1_000)
@@ -255,6 +263,7 @@ class Sender:
                 f"(buffer_events={self.options.buffer_events:,}, buffer_bytes={self.options.buffer_bytes:,}, "
                 f"when_full={policy})" + (f": {self._why}" if self._why else "")
             )
+        return True
 
     def _start(self) -> threading.Thread | None:
         """The thread; None at the end of the process, where close() does its work."""

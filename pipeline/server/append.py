@@ -15,6 +15,8 @@ from pipeline.server.scripts import Arg, script
 
 MAX_UNCONFIRMED = 16
 """Batches of one producer and stream that may be on their way at once: the script remembers as many."""
+MAX_ENTRY_VALUES = 4_000
+"""Names and values of one entry: what Lua hands to one command."""
 
 
 @dataclass(frozen=True, slots=True)

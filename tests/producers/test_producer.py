@@ -185,6 +185,8 @@ def test_what_cannot_be_sent_is_refused_before_anything_is_queued(
         producer.send(stream, "x" * 3_000_000)
     with pytest.raises(EncodeError):
         producer.send_many(stream, [1, 2, object()], pack=10)
+    with pytest.raises(EventTooLargeError, match="2,500 fields"), Producer(NOWHERE, codec="fields") as other:
+        other.send(stream, {str(number): "x" for number in range(2_499)})
     with pytest.raises(UsageError, match="braces"):
         producer.send("{", 1)
     producer.flush(5)
@@ -322,6 +324,23 @@ def test_a_full_buffer_drops_the_oldest_where_asked_to(stream: str) -> None:
         assert not any(receipt.done for receipt in receipts[15:])
         for receipt in receipts[15:]:
             until(lambda receipt=receipt: receipt.error is not None)  # type: ignore[misc]
+
+
+def test_a_new_event_is_dropped_where_all_older_ones_are_on_their_way(
+    proxy: Proxy, link: Link, stream: str
+) -> None:
+    """drop_oldest neither blocks nor raises."""
+    with Producer(proxy.url, buffer_events=5, batch_events=1, when_full="drop_oldest") as producer:
+        producer.send(stream, -1).result(5)
+        proxy.hold()
+        for number in range(5):
+            producer.send(stream, number)
+        until(lambda: not producer._sender.outbox.stream(stream).waiting)
+        with pytest.raises(SendError, match="on their way"):
+            producer.send(stream, 5).result(0)
+        proxy.release()
+    assert producer.counts["dropped"] == 1
+    assert datas(link, stream) == list(range(-1, 5))
 
 
 def test_a_blocked_sender_goes_on_as_soon_as_there_is_room(proxy: Proxy, link: Link, stream: str) -> None:

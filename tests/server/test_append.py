@@ -195,6 +195,16 @@ def test_fields_of_any_shape_are_appended_as_they_are(append: Append, link: Link
     assert [fields for _, fields in parse_entries(link.call("XRANGE", stream, "-", "+"))] == entries
 
 
+def test_an_entry_of_more_values_than_lua_can_pass_is_refused_with_its_batch(
+    append: Append, link: Link, stream: str
+) -> None:
+    """Not half of the batch, whose repeat would then append that half again."""
+    most = [b"f", b"v"] * 2_000
+    assert isinstance(append(1, "", entries=[most]), Appended)
+    assert isinstance(append(2, "", entries=[[b"a", b"1"], [*most, b"f", b"v"]]), ServerRefusedError)
+    assert link.call("XLEN", stream) == 1
+
+
 def test_a_source_is_appended_only_from_where_it_stands(append: Append, link: Link, stream: str) -> None:
     """The position is written in the same step, so a line is in the stream if and only if the position is past it."""
     assert isinstance(append(1, "a", source="f", before="0", after="10"), Appended)

@@ -66,6 +66,7 @@ for i = 1, entries do
   if known then
     skipped[#skipped + 1] = i .. '=' .. known
   else
+    if size > 4000 then return undo(redis.error_reply('ERR an entry of ' .. size .. ' values exceeds 4000')) end
     local id = count == 0 and '*' or prefix .. seq
     if plain then
       id = redis.pcall('XADD', stream, id, 'h', ARGV[at], 'b', ARGV[at + 1])
