@@ -62,6 +62,21 @@ def test_packs_count_by_their_events() -> None:
     assert (one.events, one.bytes) == (0, 0)
 
 
+def test_packs_that_are_not_decoded_yet_count_as_those_before_them() -> None:
+    """The next read is sent before the last one is decoded: it must not find room that is not there."""
+    one = window(fixed_events=1_000)
+    for number in range(50):
+        pack = held(number)
+        one.add(pack)
+        one.counted(pack, 100)
+        one.remove(pack)
+    fresh = held(50)
+    one.add(fresh)
+    assert 90 <= one.events <= 110
+    one.counted(fresh, 7)
+    assert one.events == 7
+
+
 def test_bytes_bound_the_room_too() -> None:
     """Large entries fill the window though they are few; at least one is read while there is any room."""
     one = window(fixed_events=1_000, max_bytes=10_000)
