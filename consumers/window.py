@@ -95,7 +95,7 @@ class Window:
         return self._held.get((ref, entry_id))
 
     def add(self, held: Held) -> None:
-        """Count an entry in; its number of events is learned later, by decoding (counted()), and reckoned until then."""
+        """Count an entry in; its number of events is known once it is decoded (counted()), and reckoned until then."""
         if self._entry_events >= 1.5:
             held.events = round(self._entry_events)
         self._held[held.ref, held.entry_id] = held
