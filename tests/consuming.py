@@ -134,6 +134,10 @@ class Consuming:
             for facts in map(pairs, groups)
         )
 
+    def exists(self, group: str = "g") -> bool:
+        """Whether the group is there."""
+        return not isinstance(self.link.calls([("XPENDING", self.stream, group)])[0], MillstreamError)
+
     def pending(self, group: str = "g", *, again: bool = False) -> dict[str, tuple[str, int]]:
         """Entry id to (consumer, deliveries) of what is pending."""
         ref = GroupRef(self.keys, group, again=again)
