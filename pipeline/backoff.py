@@ -3,6 +3,8 @@
 import random
 from dataclasses import dataclass
 
+# No state of its own: forked children do not wait in step, and nobody's seeded `random` is disturbed.
+_RANDOM = random.SystemRandom()
 MAX_DOUBLINGS = 60  # 2**60 ms is beyond any `longest`; keeps the power small for a high attempt number
 
 
@@ -23,7 +25,7 @@ class Backoff:
     def wait_ms(self, attempt: int, rng: random.Random | None = None) -> int:
         """Wait after failed attempt number `attempt` (1 is the first), in ms."""
         full = min(self.initial_ms << min(max(attempt - 1, 0), MAX_DOUBLINGS), self.longest_ms)
-        draw = (rng or random).random()
+        draw = (rng or _RANDOM).random()
         return round(full * (1 - self.jitter + self.jitter * draw))
 
 

@@ -35,6 +35,12 @@ _log = get_logger("logs")
 _shippers: "weakref.WeakValueDictionary[tuple[object, ...], LogShipper]" = weakref.WeakValueDictionary()
 
 
+def end_all() -> None:
+    """End all shippers of this process, as its own end would."""
+    for shipper in list(_shippers.values()):
+        shipper.at_exit()
+
+
 def shipper_for(stream: str, url: str | None, namespace: str, options: LogOptions) -> "LogShipper":
     """The shipper of a stream: one for all who ask for the same, so that they share thread and connection."""
     key = (stream, url, namespace, options)
@@ -48,6 +54,7 @@ class LogShipper:
     """Bounded queue, thread and producer. put() may be called from anywhere: signal handlers and finalizers, too."""
 
     def __init__(self, stream: str, url: str | None, namespace: str, options: LogOptions) -> None:
+        self._key = (stream, url, namespace, options)
         self.stream = stream
         self.options = options
         self.make_producer: Callable[[], Producer] = lambda: Producer(
@@ -76,6 +83,7 @@ class LogShipper:
         self._bytes = 0
         self._number = 0
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
         self._closing = False
@@ -119,6 +127,8 @@ class LogShipper:
         until_ms = time.monotonic() * 1_000 + timeout_ms
         if self._thread is None:
             return True
+        if not self._idle.is_set():
+            self._hurry.set()
         if not self._idle.wait(timeout_ms / 1_000):
             return False
         producer = self._producer
@@ -131,7 +141,9 @@ class LogShipper:
         return True
 
     def at_exit(self) -> None:
-        """Send what is queued, within exit_ms, and say what was not sent."""
+        """Send what is queued, within exit_ms, say what was not sent, and take nothing more."""
+        at_exit.forget(self)
+        _shippers.pop(self._key, None)
         until_s = time.monotonic() + self.options.exit_ms / 1_000
         thread = self._thread
         if thread is None:
@@ -163,7 +175,8 @@ class LogShipper:
         while not self._closing:
             self._wake.wait()
             if self.options.gather_ms and not self._closing:
-                time.sleep(self.options.gather_ms / 1_000)
+                self._hurry.wait(self.options.gather_ms / 1_000)
+                self._hurry.clear()
             self._wake.clear()
             self._send()
             self._report()

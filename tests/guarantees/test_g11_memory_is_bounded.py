@@ -1,7 +1,7 @@
 """G11, of producers: memory is bounded in events and in bytes; what happens when a buffer is full is an option."""
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -9,11 +9,19 @@ import pytest
 
 from pipeline.errors import BufferFull, SendError
 from producers.logs import ship_logs
+from producers.logs.shipper import end_all
 from producers.producer import Producer
 from producers.sources.feed import Fed
 from producers.sources.follow import follow_file
 
 NOWHERE = "unix:///nonexistent/millstream/no.sock"
+
+
+@pytest.fixture(autouse=True)
+def shippers_end() -> Iterator[None]:
+    """The threads of a test end with it."""
+    yield
+    end_all()
 
 
 def peak_bytes_of(work: Callable[[], None]) -> int:

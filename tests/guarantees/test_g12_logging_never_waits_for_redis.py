@@ -13,12 +13,20 @@ from pathlib import Path
 import pytest
 
 from producers.logs import LogHandler, ship_logs
+from producers.logs.shipper import end_all
 from tests.conftest import OwnServer, Server
 from tests.proxy import Proxy
 
 CALLS = 3_000
 LONGEST_S = 0.5
 """Far above what a log call takes on a busy machine, far below any timeout of a server that does not answer."""
+
+
+@pytest.fixture(autouse=True)
+def shippers_end() -> Iterator[None]:
+    """The threads of a test end with it."""
+    yield
+    end_all()
 
 
 def longest_call_s(url: str | None, stream: str) -> float:

@@ -25,7 +25,7 @@ from pipeline.event import Event
 from pipeline.server.connect import Link
 from producers.logs import LogHandler, ShipLogs, ship_logs
 from producers.logs.line import Taker
-from producers.logs.shipper import SEND_EVENTS
+from producers.logs.shipper import SEND_EVENTS, end_all
 from tests.conftest import Server
 from tests.producers.reading import events
 from tests.proxy import Proxy
@@ -33,6 +33,13 @@ from tests.until import until
 
 ROOT = Path(__file__).parent.parent.parent
 NOWHERE = "unix:///nonexistent/millstream/no.sock"
+
+
+@pytest.fixture(autouse=True)
+def shippers_end() -> Iterator[None]:
+    """The threads of a test end with it."""
+    yield
+    end_all()
 
 
 @pytest.fixture
@@ -287,7 +294,7 @@ def test_without_room_the_oldest_go_first_and_errors_last(
     stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Counted, and said once a second at most."""
-    ship = ship_logs(stream, url=NOWHERE, queue_events=100, gather=0, pack=0)
+    ship = ship_logs(stream, url=NOWHERE, queue_events=100, gather=0, pack=0, exit="100ms")
     shipper = ship.shipper
 
     def stuck() -> bool:
@@ -311,7 +318,7 @@ def test_without_room_the_oldest_go_first_and_errors_last(
 
 def test_the_queue_is_bounded_in_bytes(stream: str) -> None:
     """About."""
-    ship = ship_logs(stream, url=NOWHERE, queue_bytes=100_000, gather="10s")
+    ship = ship_logs(stream, url=NOWHERE, queue_bytes=100_000, gather="10s", exit="100ms")
     for _ in range(100):
         ship(None, "info", {"event": "x" * 10_000})
     assert ship.shipper._bytes <= 100_000
@@ -331,6 +338,17 @@ def test_a_server_that_comes_back_gets_what_was_kept(server: Server, link: Link,
         proxy.refuse = False
         found = shipped(link, stream, 3_001)
     assert [event.data["event"] for event in found] == list(range(-1, 3_000))
+
+
+def test_a_flush_does_not_wait_for_lines_to_gather(server: Server, link: Link, stream: str) -> None:
+    """What is queued is sent at once."""
+    ship = ship_logs(stream, url=server.address.shown, gather="30s")
+    began = time.monotonic()
+    for number in range(2):
+        ship(None, "info", {"event": number})
+        assert ship.flush(10)
+        assert len(events(link, stream)) == number + 1
+    assert time.monotonic() - began < 10
 
 
 def test_one_shipper_serves_all_who_ship_to_the_same_stream(server: Server, stream: str) -> None:
