@@ -111,11 +111,16 @@ def test_g4_many_entries_of_a_dead_process_run_through_a_small_window(consuming:
     assert time.monotonic() - begun_s < 0.5 + 2
 
 
-def test_g4_a_backlog_does_not_hold_up_what_a_dead_process_held(consuming: Consuming) -> None:
+@pytest.mark.parametrize("window_events", [None, 4])
+def test_g4_a_backlog_does_not_hold_up_what_a_dead_process_held(
+    consuming: Consuming, window_events: int | None
+) -> None:
     """What it left is older than what is new: it gets its share of the slots, however much is in the stream."""
     order: list[int] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=2)
+    @consuming.app.consumer(
+        consuming.stream, group="g", claim_after="500ms", concurrency=2, window_events=window_events
+    )
     async def handle(event: Event) -> None:
         order.append(event.data)
         await asyncio.sleep(0.001)
