@@ -20,6 +20,7 @@ from pipeline.options import LogOptions
 from producers import at_exit
 from producers.batch import Entry
 from producers.logs.line import Line, cut, level_name, sendable
+from producers.logs.reentrant_event import ReentrantEvent
 from producers.producer import Producer
 
 GRAVE = 40
@@ -82,13 +83,14 @@ class LogShipper:
         self._grave: deque[tuple[int, Line]] = deque()
         self._bytes = 0
         self._number = 0
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
-        self._idle = threading.Event()
+        self._wake = ReentrantEvent()
+        self._hurry = ReentrantEvent()
+        self._idle = ReentrantEvent()
         self._idle.set()
         self._closing = False
         self._reported = self.dropped
         self._thread: threading.Thread | None = None
+        self._starting = False
         self._limited = Limited(_log)
         self._headers = {"host": socket.gethostname(), "pid": str(os.getpid())}
 
@@ -116,7 +118,8 @@ class LogShipper:
             if not self._wake.is_set():
                 self._idle.clear()
                 self._wake.set()
-            if self._thread is None:
+            if self._thread is None and not self._starting:
+                self._starting = True  # for a signal handler that comes in the midst of this
                 self._thread = threading.Thread(target=self._run, name="millstream-logs", daemon=True)
                 with contextlib.suppress(RuntimeError):  # at the end of the process: at_exit() does its work
                     self._thread.start()
