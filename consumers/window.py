@@ -13,6 +13,8 @@ WORK_MS = 1_000
 """The window grows to about so much measured work, in ms, so that fast handlers never wait for a read."""
 MAX_EVENTS = 20_000
 """The window never grows beyond this by measurement."""
+PACK_EVENTS = 100
+"""What an entry is taken to hold until one was seen: as much as the packs of producers."""
 RATE_SAMPLE_MS = 100
 """How often the rate of finished events is measured, in ms."""
 
@@ -80,6 +82,7 @@ class Window:
         self._finished = 0
         self._sampled_ms = 0
         self._entry_events = 1.0  # events per entry, smoothed: packs hold many
+        self._measured = False
         self._entry_bytes = 256.0
         self.events = 0
         self.bytes = 0
@@ -109,7 +112,10 @@ class Window:
         """Note how many events an entry holds."""
         self.events += events - held.events
         held.events = held.unfinished = events
-        self._entry_events += (events - self._entry_events) * 0.1
+        if self._measured:
+            self._entry_events += (events - self._entry_events) * 0.1
+        else:
+            self._entry_events, self._measured = float(events), True
 
     def remove(self, held: Held) -> bool:
         """Count an entry out; False if it was not held any more."""
@@ -140,13 +146,15 @@ class Window:
     def room(self) -> int:
         """How many entries may be read now: 0 when the window is full in events or in bytes.
 
-        Judged by the sizes seen lately, so a sudden run of large entries may overshoot by one read.
+        Judged by the sizes seen lately, so a sudden run of large entries may overshoot by one read. Before any was seen
+        all are taken for packs: what one member reads too many of at first, the others have to do without.
         """
         free_events = self.most_events - self.events
         free_bytes = self._max_bytes - self.bytes
         if free_events <= 0 or free_bytes <= 0:
             return 0
-        return max(1, min(int(free_events / self._entry_events), int(free_bytes / self._entry_bytes), 1_000))
+        entry_events = self._entry_events if self._measured else PACK_EVENTS
+        return max(1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), 1_000))
 
     def suspect(self, held: Held, limit: int) -> None:
         """While this entry is held, at most `limit` entries may be."""

@@ -27,10 +27,11 @@ def window(**options: int | None) -> Window:
 def test_room_is_what_is_left_of_the_window() -> None:
     """Entries held count until they are removed."""
     one = window(fixed_events=10)
-    assert one.room() == 10
     entries = [held(number) for number in range(10)]
     for entry in entries:
         one.add(entry)
+        one.counted(entry, 1)
+        assert one.room() == 10 - len(one)
     assert (one.room(), len(one), one.events) == (0, 10, 10)
     assert one.remove(entries[3])
     assert not one.remove(entries[3])
@@ -60,6 +61,18 @@ def test_packs_count_by_their_events() -> None:
     for pack in one:
         one.remove(pack)
     assert (one.events, one.bytes) == (0, 0)
+
+
+def test_the_first_entries_are_taken_for_packs() -> None:
+    """Before one is decoded: a first read of many packs would keep them from the other members."""
+    packs, singles = window(fixed_events=300), window(fixed_events=300)
+    assert (packs.room(), window(fixed_events=10).room()) == (3, 1)
+    for one, events in ((packs, 100), (singles, 1)):
+        first = held(0)
+        one.add(first)
+        assert one.room() <= 2
+        one.counted(first, events)
+    assert (packs.room(), singles.room()) == (2, 299)
 
 
 def test_packs_that_are_not_decoded_yet_count_as_those_before_them() -> None:
