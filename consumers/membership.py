@@ -5,6 +5,7 @@ its hold on the duty expires and the next heartbeat of another member takes it.
 """
 
 from consumers.state import MemberState, now_ms
+from pipeline.errors import WrongKeyTypeError
 from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link
 from pipeline.server.groups import Duty, heartbeat, join
@@ -27,7 +28,10 @@ class Membership:
     def join(self, link: Link) -> None:
         """Make sure the group exists: created at its start the first time, recreated where it was once it is lost."""
         state = self._state
-        joined = join(link, state.keys, state.group, start=self._start, lost=self._joined)
+        try:
+            joined = join(link, state.keys, state.group, start=self._start, lost=self._joined)
+        except WrongKeyTypeError as error:  # of all the streams of an app, which
+            raise WrongKeyTypeError(f"stream {state.keys.stream!r}: {error}") from None
         if joined.state == "created":
             say = self._log.info
             what = "consumer group created"

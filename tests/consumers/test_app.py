@@ -150,7 +150,7 @@ def test_a_stream_that_is_something_else_is_refused_at_start(consuming: Consumin
     consuming.link.call("SET", consuming.stream, "text")
     consuming.app.consumer(consuming.stream, group="g")(nothing)
     before = set(threading.enumerate())
-    with pytest.raises(WrongKeyTypeError), consuming.running():
+    with pytest.raises(WrongKeyTypeError, match=consuming.stream), consuming.running():
         raise AssertionError("unreachable")
     until(
         lambda: (
