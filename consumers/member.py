@@ -313,10 +313,8 @@ class Member:
 
     def _until_due_s(self) -> float:
         """How long until a retry is due that this member should promote, in s."""
-        server_ms = self.state.clock.now_ms(now_ms())
-        if self._promoter.next_due_ms is None or server_ms is None or not self._on_duty():
-            return TICK_S
-        return max((self._promoter.next_due_ms - server_ms) / 1_000, 0.005)
+        wait_ms = self._promoter.wait_ms() if self._on_duty() else None
+        return TICK_S if wait_ms is None else max(wait_ms / 1_000, 0.005)
 
     def _leave(self, link: Link) -> None:
         """Settle what is finished, hand back what was never seen, and leave the group."""

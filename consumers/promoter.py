@@ -22,6 +22,7 @@ class Promoter:
     def run_once(self, link: Link) -> int:
         """Promote what is due; how many deliveries."""
         promoted = 0
+        self._state.retry_due_ms = None
         while True:
             count, self.next_due_ms = promote(link, self._state.keys, self._state.group, count=BATCH)
             promoted += count
@@ -30,5 +31,11 @@ class Promoter:
 
     def due(self) -> bool:
         """Whether something is due now, as far as is known."""
+        wait_ms = self.wait_ms()
+        return wait_ms is not None and wait_ms <= 0
+
+    def wait_ms(self) -> float | None:
+        """How long until something is due, as far as is known; None if nothing waits."""
         server_ms = self._state.clock.now_ms(now_ms())
-        return self.next_due_ms is not None and server_ms is not None and self.next_due_ms <= server_ms
+        known = [due for due in (self.next_due_ms, self._state.retry_due_ms) if due is not None]
+        return min(known) - server_ms if known and server_ms is not None else None

@@ -190,7 +190,10 @@ class Settler:
             if answer == 1:
                 self._done(one)
                 state.counts.settled += 1
-                state.counts.retried += sum(move.kind == "retry" for move in one.moves)
+                for move in one.moves:
+                    if move.kind == "retry":
+                        state.counts.retried += 1
+                        state.put_off(float(move.fields[0]))
                 state.counts.dead += sum(move.kind == "dead" for move in one.moves)
             elif answer == 0:
                 state.lose(one)

@@ -72,6 +72,8 @@ class MemberState:
     stop_asked: threading.Event = field(default_factory=threading.Event)
     sweeping: bool = False
     """A sweep waits for room in the window: half of what gets free is left to it, and it is told."""
+    retry_due_ms: float | None = None
+    """The first retry that this member put off since the promoter last looked, by the server's clock."""
     released_until_ms: int = 0
     """Until then this member leaves the duty to others: it released entries it cannot run."""
     on_stop: Callable[[], None] | None = None
@@ -112,6 +114,12 @@ class MemberState:
             self.failure = error
         self.stop_asked.set()
         self.wake_all()
+
+    def put_off(self, due_ms: float) -> None:
+        """A retry waits until then: should this member be on duty, it need not hear of it from the server."""
+        if self.retry_due_ms is None or due_ms < self.retry_due_ms:
+            self.retry_due_ms = due_ms
+            self.duty_wake.set()
 
     def lose(self, held: Held) -> None:
         """An entry is not ours any more: its outcome will not be settled. Call under the lock."""
