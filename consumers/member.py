@@ -40,6 +40,8 @@ TICKS_PER_CLAIM_AFTER = 6
 """And so often within claim_after: what is due for renewal after a third of it is renewed by half of it."""
 STEADY_S = 5.0
 """A link that worked for so long starts the backoff anew, in s."""
+AWAY_S = 0.1
+"""A member that leaves while the server is away tries again after this, in s."""
 LEAVE_S = 2.0
 """Settling and leaving may take so long at the end, in s, even if grace is used up."""
 
@@ -93,6 +95,7 @@ class Member:
         self._ended = threading.Event()
         self._run_id = ""
         self._swept = ""
+        self._leave_by_s = 0.0
         self._reader_thread = threading.Thread(
             target=self._read, name=f"millstream-{first.group}-reader", daemon=True
         )
@@ -155,6 +158,7 @@ class Member:
             for _, executor in self._executors:
                 executor.cancel_running()
             self._await_handlers(time.monotonic() + LEAVE_S)
+        self._leave_by_s = max(deadline_s, time.monotonic() + LEAVE_S)
         self._ended.set()
         state.wake_all()
         if self._duty_thread.ident is not None:
@@ -185,8 +189,16 @@ class Member:
 
     def _do_duties(self) -> None:
         link = self._keep_up("duty", self._duties, self._ended)
-        if link is not None:
-            self._leave(link)
+        # A server that is away just now may be back within grace: what is finished is worth waiting for.
+        while link is None or not self._left(link):
+            if self.state.failure is not None or self.idle() or time.monotonic() > self._leave_by_s:
+                return
+            try:
+                link = self._connect("duty")
+            except MillstreamError as error:
+                link = None
+                self.state.say.warning("leave", "cannot settle what is finished yet", error=str(error))
+                time.sleep(AWAY_S)
 
     def _keep_up(self, purpose: str, run: Callable[[Link], None], over: threading.Event) -> Link | None:
         """Do one thread's work over a link, and over a new one after each failure, until it is over."""
@@ -316,21 +328,22 @@ class Member:
         wait_ms = self._promoter.wait_ms() if self._on_duty() else None
         return TICK_S if wait_ms is None else max(wait_ms / 1_000, 0.005)
 
-    def _leave(self, link: Link) -> None:
-        """Settle what is finished, hand back what was never seen, and leave the group."""
+    def _left(self, link: Link) -> bool:
+        """Settle what is finished, hand back what was never seen, leave the group; False if the server went away."""
         state = self.state
-        deadline_s = time.monotonic() + LEAVE_S
         found: list[Held] = []
         try:
             unseen(link, state, found)
             self._dispatch.hand_back(found)
             self._dispatch.collect()
-            while state.settling and time.monotonic() < deadline_s:
+            while state.settling and time.monotonic() < self._leave_by_s:
                 self._settler.run_once(link)
             # While others have not taken what was handed back, the name stays a member's, so that they will retire it.
             gone = retire(link, state.keys, state.group, state.consumer)
             self._membership.leave(link, for_good=gone)
         except MillstreamError as error:
             state.say.warning("leave", "could not settle everything before leaving", error=str(error))
+            return False
         finally:
             link.close()
+        return True

@@ -63,8 +63,8 @@ class Membership:
         return duty
 
     def leave(self, link: Link, *, for_good: bool) -> None:
-        """Give the duty up; for_good also takes the name off the list of members, so that nobody misses it."""
-        self._beat(link, -1 if for_good else 0, "")
+        """Give the duty up. for_good: nothing is left behind; else the others miss the name at once."""
+        self._beat(link, -1 if for_good else -2, "")
 
     def _beat(self, link: Link, wants: int, swept: str) -> Duty:
         state = self._state

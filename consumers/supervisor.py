@@ -19,6 +19,8 @@ from pipeline.observe.log import get_logger
 
 PARENT_FD = "MILLSTREAM_PARENT_FD"
 """Environment variable that tells a worker which file descriptor closes when its supervisor is gone."""
+FINAL_EXIT = 78
+"""A worker that ends with this code says that no restart would help (EX_CONFIG of sysexits.h): all are stopped."""
 RESTART = Backoff(initial_ms=200, longest_ms=30_000, jitter=0.5)
 STEADY_S = 10.0
 """A worker that ran so long starts its backoff anew, in s."""
@@ -89,6 +91,13 @@ class Supervisor:
         for worker in self.workers:
             if worker.process is not None and worker.process.poll() is not None:
                 code = worker.process.returncode
+                if code == FINAL_EXIT:
+                    say(
+                        "a worker cannot go on, and no restart would help: all are stopped",
+                        pid=worker.process.pid,
+                    )
+                    self._signal = signal.SIGTERM
+                    return
                 steady = time.monotonic() - worker.started_s > STEADY_S
                 worker.failures = 1 if steady else worker.failures + 1
                 wait_ms = RESTART.wait_ms(worker.failures)
@@ -134,6 +143,11 @@ class Supervisor:
     def _tell(self, what: str, worker: Worker) -> None:
         if self.on_change is not None:
             self.on_change(what, worker)
+
+
+def supervised(environment: dict[str, str] | None = None) -> bool:
+    """Whether this process is a supervisor's worker."""
+    return PARENT_FD in (os.environ if environment is None else environment)
 
 
 def stop_with_parent(environment: dict[str, str] | None = None) -> None:

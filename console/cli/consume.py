@@ -148,9 +148,10 @@ class Patient:
             try:
                 return self._sink(events)
             except BrokenPipeError:
-                self.reader_left = True
-                os.kill(os.getpid(), signal.SIGTERM)
-                raise Later("0s") from None
+                if not self.reader_left:  # a second signal would end us at once, with what runs unsettled
+                    self.reader_left = True
+                    os.kill(os.getpid(), signal.SIGTERM)
+                raise Later("1s") from None
             except OSError as error:
                 if error.errno not in _PASSING:
                     raise

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import click
 
-from console.cli.exit_codes import FAILED, OK
+from console.cli.exit_codes import FAILED, OK, report
 from console.cli.session import Session
 from console.cli.verb import Verb
 from console.loading import load_app
 from console.settings import worker_environment
-from consumers.supervisor import Supervisor, stop_with_parent
+from consumers.supervisor import FINAL_EXIT, Supervisor, stop_with_parent, supervised
 from pipeline.declare import ConsumerSpec
+from pipeline.errors import AccessDeniedError, UnsupportedServerError, WrongKeyTypeError
 from pipeline.server.connect import Connector
 
 
@@ -59,7 +60,14 @@ def verb(
     specs = app.select(groups, streams)
     url = session.url or app.url
     if processes == 1:
-        if not app.run(groups=groups, streams=streams, url=url):
+        try:
+            clean = app.run(groups=groups, streams=streams, url=url)
+        except (AccessDeniedError, UnsupportedServerError, WrongKeyTypeError) as error:
+            if not supervised():
+                raise
+            report(error, session.out)
+            return FINAL_EXIT
+        if not clean:
             session.out.warn("some handlers did not end within their grace: their events run again elsewhere")
             return FAILED
         return OK

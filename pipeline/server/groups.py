@@ -119,7 +119,7 @@ def heartbeat(
     hold_ms: int,
     swept: str,
 ) -> Duty:
-    """One heartbeat of a member; wants 1 to hold the duty, 0 to give it up, -1 to leave the group."""
+    """One heartbeat of a member; wants 1 to hold the duty, 0 to give it up, -1 or -2 to leave."""
     reply = link.run(
         script("duty"),
         [keys.groups, keys.members(group), keys.duty(group), keys.retry(group), keys.never],

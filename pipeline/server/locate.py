@@ -17,8 +17,8 @@ from pipeline.errors import NoServerError, UsageError
 Kind = Literal["tcp", "unix", "embedded", "sentinel"]
 
 FORMS = (
-    "redis://[USER:PASSWORD@]HOST:PORT/DB, rediss://… (TLS), unix://PATH, redis+sentinel://HOST:PORT,…/SERVICE/DB, "
-    "redis://HOST:PORT,HOST:PORT (a cluster's seeds) or embedded://FOLDER"
+    "redis://[USER:PASSWORD@]HOST:PORT/DB, rediss://… (TLS), unix://PATH, redis+sentinel://HOST:PORT,…/SERVICE/DB "
+    "or embedded://FOLDER"
 )
 _WAYS = (
     "no server address: give a url in code or with --url, or set MILLSTREAM_URL or REDIS_URL; "

@@ -145,6 +145,17 @@ def test_workers_without_a_server_are_exit_code_7(processes: str, stream: str, t
     assert "secret" not in ran.err
 
 
+def test_workers_that_cannot_go_on_are_not_started_again(
+    stream: str, url: str, link: Link, tmp_path: Path
+) -> None:
+    """A key of another type is mended by no restart: said once, all stop, exit code 1."""
+    (tmp_path / "shop.py").write_text(APP.format(stream=stream))
+    link.call("SET", stream, "text")
+    ran = apart("run", "shop:app", "--processes", "2", url=url, cwd=tmp_path)
+    assert ran.code == 1
+    assert "no restart would help" in ran.err
+
+
 def test_consume_writes_each_event_as_a_line(motley: str, url: str) -> None:
     """What cannot be read is a dead letter, and stops nothing; what stands on stdout is safe for a terminal."""
     process = started("consume", motley, "-g", "g", url=url)

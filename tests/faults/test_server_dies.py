@@ -121,3 +121,30 @@ def test_a_black_hole_is_waited_out(own_server: OwnServer, stream: str, tmp_path
         until(lambda: not crew.unsettled(link), 20)
         assert crew.stop() == [0]
     link.close()
+
+
+def test_a_worker_told_to_go_while_the_server_is_away_waits_for_it(
+    own_server: OwnServer, stream: str, tmp_path: Path
+) -> None:
+    """What it has finished is settled when the server is back within grace, and not run again by the next."""
+    mine = own_server(fsync="always")
+    link = mine.connector().link()
+    feed = Feed(link, stream)
+    with (
+        Crew(tmp_path, mine.address.shown, stream, work_ms=500, concurrency=4)
+        .start()
+        .until_joined(link) as crew
+    ):
+        feed.add(4)
+        until(lambda: len(crew.held_by(link, crew.workers[0].pid)) == 4)
+        link.close()
+        mine.kill()
+        until(lambda: len(crew.handled()) == 4)
+        leaver = crew.workers[0]
+        leaver.terminate()
+        until(lambda: "cannot settle what is finished yet" in crew.said(), what=crew.said)
+        mine.restart()
+        assert leaver.wait(15) == 0, crew.said()
+        link = mine.connector().wait_until_up(10_000)
+        assert not crew.unsettled(link)
+    link.close()

@@ -27,7 +27,7 @@ def test_g9_a_stopped_worker_hands_over_cleanly(
         assert leaver.wait(10) == 0, crew.said()
         by_leaver = {one.event_id for one in crew.handled()}
         assert 4 < len(by_leaver) < 12
-        assert {holder.split("-")[-2] for holder, _ in consuming.pending().values()} == {str(leaver.pid)}
+        assert {holder.split("-")[-2] for holder, _ in consuming.pending().values()} <= {str(leaver.pid)}
         assert len(by_leaver) + len(consuming.pending()) <= 12
         crew.workers.clear()
         crew.start()

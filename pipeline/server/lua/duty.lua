@@ -2,7 +2,7 @@
 --
 -- KEYS  1 S:groups  2 S:members:<group>  3 S:duty:<group>  4 S:retry:<group>  5 S:never
 -- ARGV  1 group, escaped  2 member  3 the member's claim_after, ms  4 1 if it wants the duty, 0 if it gives it up,
---       -1 if it leaves the group  5 how long the duty is held, ms  6 the sweep mark whose pass is complete, or ''
+--       -1 if it leaves the group, -2 if it leaves entries behind that others are to take  5 how long the duty is held, ms  6 the sweep mark whose pass is complete, or ''
 -- Returns {now_ms, on_duty, claim_after_ms, token, sweep mark, next due ms, [member, claim_after_ms, age_ms]…}:
 --       on_duty 1 or 0; mark and due are '' where there is none; members only for the one on duty.
 --
@@ -15,6 +15,8 @@ local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local own = tonumber(ARGV[3])
 if ARGV[4] == '-1' then
   redis.call('HDEL', KEYS[2], ARGV[2])
+elseif ARGV[4] == '-2' then
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3] .. ':0') -- silent for ever: missed at once, retired once it holds nothing
 else
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3] .. ':' .. string.format('%d', now_ms))
 end
@@ -54,7 +56,7 @@ if on_duty == 1 then
     end
   end
 end
-if longest ~= known and ARGV[4] ~= '-1' then
+if longest ~= known and tonumber(ARGV[4]) >= 0 then
   redis.call('HSET', KEYS[1], ARGV[1] .. ':claim_after', string.format('%d', longest))
 end
 answer[3] = longest
