@@ -44,7 +44,7 @@ def test_g3_whatever_dies_every_event_reaches_every_group(
     feed = Feed(link, stream)
 
     def crew(group: str) -> Crew:
-        return Crew(tmp_path, mine.url, stream, group=group, work_ms=5)
+        return Crew(tmp_path, mine.url, stream, group=group, work_ms=20)
 
     with crew("a") as one, crew("b") as other:
         for each in (one, other):
