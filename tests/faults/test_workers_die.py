@@ -127,10 +127,11 @@ def test_a_second_signal_ends_at_once_and_nothing_is_lost(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path
 ) -> None:
     """A worker told twice to go does not wait for its handler; what it ran is taken over."""
-    with Crew(tmp_path, server.url, stream, work_ms=3_000, concurrency=1).start().until_joined(link) as crew:
+    with Crew(tmp_path, server.url, stream, work_ms=60_000, concurrency=1).start().until_joined(link) as crew:
         feed.add(1)
         first = crew.workers[0]
-        until(lambda: crew.held_by(link, first.pid))
+        # Held is not yet running; 0.2 s later it is.
+        until(lambda: link.call("XPENDING", stream, "g", "IDLE", 200, "-", "+", 1))
         first.terminate()
         until(lambda: "stopping" in crew.said())
         begun_s = time.monotonic()
@@ -138,5 +139,5 @@ def test_a_second_signal_ends_at_once_and_nothing_is_lost(
         assert first.wait(5) == 128 + signal.SIGTERM
         assert time.monotonic() - begun_s < 1
         crew.workers.clear()
-        crew.start()
+    with Crew(tmp_path, server.url, stream).start() as crew:
         crew.until_all(feed.sent, 20)
