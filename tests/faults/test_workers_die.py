@@ -87,7 +87,8 @@ def test_a_worker_that_stood_still_settles_nothing_it_lost(
     with Crew(tmp_path, server.url, stream, work_ms=1_500, concurrency=1).start().until_joined(link) as crew:
         feed.add(1)
         first = crew.workers[0]
-        until(lambda: crew.held_by(link, first.pid))
+        # Held is not yet running; 0.2 s later it is.
+        until(lambda: link.call("XPENDING", stream, "g", "IDLE", 200, "-", "+", 1))
         first.send_signal(signal.SIGSTOP)
         crew.start().until_joined(link)
         second = crew.workers[1]

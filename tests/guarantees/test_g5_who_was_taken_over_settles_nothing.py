@@ -133,6 +133,8 @@ def test_g5_a_worker_that_slept_settles_nothing_that_it_no_longer_owns(
         consuming.send(*range(4))
         sleeper = crew.workers[0]
         until(lambda: len(crew.held_by(link, sleeper.pid)) == 4, what="it holds all")
+        # Held is not yet running; 0.2 s later two are.
+        until(lambda: link.call("XPENDING", consuming.stream, "g", "IDLE", 200, "-", "+", 1))
         sleeper.send_signal(signal.SIGSTOP)
         crew.start().until_joined(link)
         other = crew.workers[1]
