@@ -29,9 +29,9 @@ def all_settled(crew: Crew, link: Link) -> bool:
     return not crew.unsettled(link)
 
 
-def connected_again(proxy: Proxy, before: int) -> bool:
-    """Whether there was a new connection since."""
-    return proxy.connections > before
+def handled(seen: set[str], count: int) -> bool:
+    """Whether so many events were handled."""
+    return len(seen) == count
 
 
 def test_g3_whatever_dies_every_event_reaches_every_group(
@@ -51,7 +51,7 @@ def test_g3_whatever_dies_every_event_reaches_every_group(
             each.start(2).until_joined(link)
         for _ in range(scaled(10)):
             for each in (one, other):
-                feed.add(scaled(4_000))
+                feed.add(scaled(2_000))
                 until(partial(all_hold_some, each, link))
                 killed = each.kill(link, rng)
                 assert killed.held, "it had nothing in hand: nothing was shown"
@@ -69,9 +69,11 @@ def test_g3_whatever_dies_every_event_reaches_every_group(
     link.close()
 
 
-@pytest.mark.parametrize("what", ["request_bytes", "reply_bytes", "replies"])
+@pytest.mark.parametrize(
+    ("what", "most"), [("request_bytes", 4_000), ("reply_bytes", 15_000), ("replies", 6)]
+)
 def test_g3_a_connection_may_break_at_any_byte(
-    server: Server, stream: str, what: str, scaled: Callable[[int], int]
+    server: Server, stream: str, what: str, most: int, scaled: Callable[[int], int]
 ) -> None:
     """Cut again and again while events are read, retried and settled: each is handled, and is settled in the end."""
     rng = random.Random(what)
@@ -87,12 +89,12 @@ def test_g3_a_connection_may_break_at_any_byte(
             seen.add(event.id)
 
         with consuming.running():
-            for cut in range(cuts):
-                before = proxy.connections
-                proxy.cut_after(**{what: rng.randrange(1, 8 if what == "replies" else 3_000)})
-                consuming.send(*range(cut * total // cuts, (cut + 1) * total // cuts))
-                until(partial(connected_again, proxy, before), 20, what="it connects again")
-            until(lambda: len(seen) == total, 60, what="all are handled")
+            connections = proxy.connections
+            for cut in range(1, cuts + 1):
+                proxy.cut_after(**{what: rng.randrange(1, most)})
+                consuming.send(*range((cut - 1) * total // cuts, cut * total // cuts))
+                until(partial(handled, seen, cut * total // cuts), 20, what="all that was sent is handled")
+            assert proxy.connections - connections >= cuts // 2, "hardly a connection was cut"
             consuming.advance(60_000)
             consuming.until_drained(timeout_s=30)
         assert seen == {f"{PRODUCER}-{number + 1}" for number in range(total)}
