@@ -1,5 +1,7 @@
 """Codec: event data as bytes and back in msgpack, and the choice among codecs; the only importer of msgpack.
 
+Nearly all data is text-keyed dicts, lists and scalars: ormsgpack reads and writes these in half of msgpack's time. What
+it refuses (models, times, ext values, keys that are no text) goes through msgpack, which also says what is wrong.
 Encoding refuses what could not be read back and names its place ("data['user']"). Decoding is total and bounded:
 whatever the bytes are, it ends in data or in DecodeError, after work in proportion to their number. docs/wire.md
 has the exact bytes.
@@ -17,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import msgpack  # type: ignore[import-untyped]
+import ormsgpack
 
 from pipeline.errors import DecodeError, UsageError
 from pipeline.limits import DEFAULT_LIMITS, Limits
@@ -57,6 +60,15 @@ _LOCAL_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the zero of times without 
 _MICROSECOND = timedelta(microseconds=1)
 _DECIMAL = re.compile(rb"-?(?:[0-9]+(?:\.[0-9]*)?(?:E[+-]?[0-9]+)?|Infinity|NaN[0-9]*)")
 
+# What ormsgpack would write in a form of its own is left to the rules of plain.py.
+_PLAIN_ONLY = (
+    ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
+
 # A Packer must not be used by two threads at a time, nor by a finalizer that logs in the midst of it: each use
 # takes one out of the pool.
 _packers: deque[msgpack.Packer] = deque(maxlen=16)
@@ -78,15 +90,18 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """One msgpack value, as it stands: depth and repeated keys are the caller's to check.
+    """A msgpack value, as it stands: depth, repeated keys and bytes behind it are the caller's to check.
 
     Raises:
-        DecodeError: not exactly one valid value, or more than max_values.
+        DecodeError: no valid value, or more than max_values.
     """
     try:
         if len(raw) > limits.max_values:  # a value is a byte or more
             check_values(raw, limits.max_values)
-        return msgpack.unpackb(raw, timestamp=3, ext_hook=_ext)
+        try:
+            return ormsgpack.unpackb(raw)
+        except ValueError:
+            return msgpack.unpackb(raw, timestamp=3, ext_hook=_ext)
     except DecodeError:
         raise
     except Exception as error:  # noqa: BLE001 - msgpack raises eight kinds, and MemoryError is one of them
@@ -146,10 +161,25 @@ def encode_msgpack(data: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
     Raises:
         EncodeError: something in it cannot be sent; the message names where and what.
     """
+    if type(data) is dict and SCALARS.issuperset(map(type, data.values())):  # flat: no depth to be looked at
+        try:
+            return ormsgpack.packb(data, option=_PLAIN_ONLY)
+        except TypeError:
+            pass  # a key that is an Enum, or what cannot be sent at all
     try:
         return pack(plain(data, limits.max_depth, MSGPACK_RULES))
     except Exception as error:
         raise refused(data, error, _write, limits.max_depth) from error
+
+
+def encode_flat(rows: list[Any]) -> bytes | None:
+    """The msgpack array of rows that are all flat dicts of scalars, in one step of C; None if any is not."""
+    try:
+        if SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, rows)))):
+            return ormsgpack.packb(rows, option=_PLAIN_ONLY)
+    except TypeError:  # a row that is no dict, a key that is no text, a value that cannot be sent
+        return None
+    return None
 
 
 def decode_msgpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
@@ -159,17 +189,8 @@ def decode_msgpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
         DecodeError: corrupt, nested deeper than max_depth, a repeated key or one that is not text.
     """
     data = unpack(raw, limits)
-    if type(data) in SCALARS:
-        return data
-    # A flat map of up to 15 keys that has as many as its first byte says repeats none: most events end here.
-    if type(data) is dict and len(data) < 16 and raw[0] == 0x80 | len(data):
-        try:
-            "".join(data)
-        except TypeError:
-            raise DecodeError("a key of a map is not text") from None
-        if SCALARS.issuperset(map(type, data.values())):
-            return data
-    _check_written_once(raw, data, limits.max_depth, flat=False)
+    flat = type(data) in SCALARS or (type(data) is dict and SCALARS.issuperset(map(type, data.values())))
+    _check_written_once(raw, data, limits.max_depth, flat=flat)
     return data
 
 
@@ -196,22 +217,27 @@ def decode_items(raw: bytes, limits: Limits, *, records: bool) -> list[Any]:
 
 
 def _all_flat(items: Iterable[Any]) -> bool:
-    """True if every item is a dict of scalars with text keys; found out without a step of Python per item."""
+    """True if every item is a dict of scalars; found out without a step of Python per item."""
     try:
-        "".join(chain.from_iterable(items))
         return SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, items))))
     except TypeError:
         return False
 
 
 def _check_written_once(raw: bytes, data: Any, max_depth: int, *, flat: bool) -> None:
-    """Refuse what is nested too deep, or repeats a key of a map (msgpack would keep the last of them unasked).
+    """Refuse what is nested too deep, repeats a key of a map (readers keep the last of them unasked), or goes on.
 
     Writing what was read gives the same bytes again only if no key was dropped; other writers' longer forms give
-    other bytes, and are then read once more with an eye on every map.
+    other bytes, and are then read once more with an eye on every map and on the end.
     """
     try:
-        if pack(data if flat else plain(data, max_depth, MSGPACK_RULES)) != raw:
+        if flat:
+            try:
+                if ormsgpack.packb(data, option=_PLAIN_ONLY) == raw:
+                    return
+            except TypeError:
+                pass  # a key that is no text
+        if pack(plain(data, max_depth, MSGPACK_RULES)) != raw:
             msgpack.unpackb(raw, timestamp=3, ext_hook=_ext, object_pairs_hook=unique)
     except DecodeError:
         raise

@@ -59,7 +59,11 @@ def _own_headers(headers: Mapping[str, str], source: str) -> dict[str, str]:
 
 
 class Origin(Protocol):
-    """Where a decoded event came from: what reads its data, and writes it again."""
+    """Where a decoded event came from: what reads its header and data, and writes it again."""
+
+    def load(self, event: "Event") -> None:
+        """Set what the header says of an event that was made with its origin and index alone; DecodeError."""
+        ...
 
     def data(self, index: int) -> Any:
         """The data of the entry's event with this index; DecodeError where it is corrupt."""
@@ -68,6 +72,9 @@ class Origin(Protocol):
     def again(self, index: int) -> list[bytes]:
         """The fields that hold this event alone, its id, number and time kept."""
         ...
+
+
+_LOADED = frozenset(("type", "key", "producer", "number", "_id", "_headers", "_time_ms"))
 
 
 class Event:
@@ -102,6 +109,8 @@ class Event:
         "type",
     )
 
+    # Of an event that was read, only _data, _origin and _index are set: most handlers ask for little else, and what
+    # the header says is read when first asked for (__getattr__).
     type: str
     key: str
     producer: str
@@ -150,6 +159,12 @@ class Event:
         self.number = 0
         self._origin = None
         self._index = -1
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _LOADED or self._origin is None:
+            raise AttributeError(f"an event has no attribute {name!r}", name=name, obj=self)
+        self._origin.load(self)
+        return object.__getattribute__(self, name)
 
     @property
     def data(self) -> Any:

@@ -4,6 +4,8 @@ One magic byte and a msgpack array: version, kind, codec, compression, count, pr
 headers, id; nils at its end are left out. docs/wire.md has the exact bytes.
 """
 
+from functools import lru_cache
+from struct import Struct
 from typing import Final, TypeAlias
 
 from pipeline.codec import pack, unpack_record
@@ -101,6 +103,53 @@ def write_header(
             f"type, key, id and headers of {len(header):,} bytes exceed max_header_bytes={limits.max_header_bytes:,}"
         )
     return header
+
+
+class SingleHeaders:
+    """Writes the headers of one producer's single events: all but number, type, key and time is written once."""
+
+    __slots__ = ("_codec", "_limits", "_producer", "_starts")
+
+    def __init__(self, producer: str, codec: int, limits: Limits) -> None:
+        self._producer = producer
+        self._codec = codec
+        self._limits = limits
+        same = b"".join(map(pack, (VERSION, SINGLE, codec, UNCOMPRESSED, 1, producer)))
+        self._starts = [MAGIC + bytes((0x90 | elements,)) + same for elements in (7, 8, 9, 10)]
+
+    def write(self, number: int, type_: str = "", key: str = "", time_ms: int | None = None) -> bytes:
+        """The field `h` of the event with this number; the bytes are those of write_header.
+
+        Raises:
+            EncodeError, EventTooLargeError: as write_header.
+        """
+        raw = _UINT32(0xCE, number) if 0xFFFF < number < 1 << 32 else pack(number)
+        if not type_ and not key and time_ms is None:
+            return self._starts[0] + raw
+        if len(type_) + len(key) > _SHORT_TEXT:
+            return write_header(
+                SINGLE, self._codec, UNCOMPRESSED, 1, self._producer, number, type_, key, time_ms, None, "",
+                self._limits,
+            )  # fmt: skip
+        try:
+            if time_ms is not None:
+                return self._starts[3] + raw + _packed_text(type_) + pack(key or None) + pack(time_ms)
+            if key:
+                return self._starts[2] + raw + _packed_text(type_) + pack(key)
+            return self._starts[1] + raw + _packed_text(type_)
+        except ValueError as error:
+            raise EncodeError(f"type, key, id or a header cannot be sent: {error}") from error
+
+
+_UINT32 = Struct(">BI").pack
+_SHORT_TEXT = 4_096
+"""A header with no more text than this, in characters, is within every limit of its size."""
+
+
+@lru_cache(maxsize=1_024)
+def _packed_text(text: str) -> bytes:
+    """Text that comes again and again: the types of an application are few."""
+    return pack(text or None)
 
 
 def read_header(raw: bytes, limits: Limits) -> Header:

@@ -53,6 +53,9 @@ class SingleOrigin:
         self.entry_id = entry_id
         self.limits = limits
 
+    def load(self, event: Event) -> None:
+        """Nothing is left to be read: decode_entry reads the header."""
+
     def data(self, index: int) -> Any:
         """The event's data, decoded anew."""
         codec = self.codec
@@ -104,6 +107,9 @@ class PackOrigin:
         self.limits = limits
         self._kept: list[Event] | None = None
 
+    def load(self, event: Event) -> None:
+        """Nothing is left to be read: events() sets all there is."""
+
     def events(self) -> list[Event]:
         """The pack's events, made anew."""
         kind, _, compression, count, producer, number, type_, key, time_ms, headers, _ = self.header
@@ -129,7 +135,7 @@ class PackOrigin:
         if kind == RECORDS:
             start_ms = time_ms or 0
             for event in events:
-                _apply(event, event._data, start_ms)
+                apply_record(event, event._data, start_ms)
         return events
 
     def data(self, index: int) -> Any:
@@ -154,7 +160,7 @@ class PackOrigin:
         return [b"h", header, b"b", body]
 
 
-def _apply(event: Event, record: list[Any], start_ms: int) -> None:
+def apply_record(event: Event, record: list[Any], start_ms: int) -> None:
     """Set on the event of a pack what its record says otherwise than the header."""
     event._data = record[0]
     given = len(record)

@@ -9,7 +9,7 @@ knows it). docs/wire.md has the exact bytes.
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.codec import Codec, array_of, check_values, encode_msgpack, pack
+from pipeline.codec import Codec, array_of, check_values, encode_flat, encode_msgpack, pack
 from pipeline.compression import compress as zstd_frame
 from pipeline.errors import DecodeError, EncodeError, EventTooLargeError, UsageError
 from pipeline.event import UNREAD, Event
@@ -127,10 +127,13 @@ def encode_pack(
     first = events[0]
     type_, key, headers, time_ms = first.type, first.key, first.headers, first.known_time_ms
     if all(
-        event.type == type_
-        and event.key == key
-        and event.known_time_ms == time_ms
-        and event.headers == headers
+        event is first
+        or (
+            event.type == type_
+            and event.key == key
+            and event.known_time_ms == time_ms
+            and event.headers == headers
+        )
         for event in events
     ):
         kind = PACK
@@ -145,16 +148,68 @@ def encode_pack(
             _record(body, _since(time, time_ms), event, first)
             for body, event, time in zip(bodies, events, times, strict=True)
         ]
-    raw = array_of(bodies)
+    return _pack_fields(
+        kind,
+        array_of(bodies),
+        len(events),
+        producer,
+        first_number,
+        type_,
+        key,
+        time_ms,
+        headers,
+        compress,
+        limits,
+    )
+
+
+def encode_rows(
+    rows: list[Any],
+    *,
+    producer: str,
+    first_number: int,
+    type_: str,
+    key: str,
+    most_bytes: int,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[list[bytes], int] | None:
+    """The fields of one entry that holds these rows as events, in one go, and the bytes of their data.
+
+    None if that cannot be: not all are flat dicts of scalars, or there are more than most_bytes of them (below
+    max_entry_bytes, so that each would fit an entry of its own). encode_pack then says which, and why.
+    """
+    raw = encode_flat(rows)
+    if raw is None or len(raw) > min(most_bytes, limits.max_values):
+        return None
+    return (
+        _pack_fields(PACK, raw, len(rows), producer, first_number, type_, key, None, None, True, limits),
+        len(raw),
+    )
+
+
+def _pack_fields(
+    kind: int,
+    raw: bytes,
+    count: int,
+    producer: str,
+    first_number: int,
+    type_: str,
+    key: str,
+    time_ms: int | None,
+    headers: dict[str, str] | None,
+    compress: bool,
+    limits: Limits,
+) -> list[bytes]:
+    """The fields of a pack whose body is the array `raw`."""
     if len(raw) > limits.max_body_bytes:
         raise EventTooLargeError(
-            f"a pack of {len(events):,} events and {len(raw):,} bytes exceeds max_body_bytes={limits.max_body_bytes:,}"
+            f"a pack of {count:,} events and {len(raw):,} bytes exceeds max_body_bytes={limits.max_body_bytes:,}"
         )
     if len(raw) > limits.max_values:
         try:
             check_values(raw, limits.max_values)
         except DecodeError as error:
-            raise EventTooLargeError(f"a pack of {len(events):,} events: {error}") from None
+            raise EventTooLargeError(f"a pack of {count:,} events: {error}") from None
     body, compression = raw, UNCOMPRESSED
     if compress and len(raw) >= _WORTH_COMPRESSING_BYTES:
         frame = zstd_frame(raw, limits)
@@ -164,7 +219,7 @@ def encode_pack(
         kind,
         Codec.MSGPACK,
         compression,
-        len(events),
+        count,
         producer,
         first_number,
         type_,
@@ -176,7 +231,7 @@ def encode_pack(
     )
     size = len(header) + len(body) + 2
     if size > limits.max_entry_bytes:
-        raise EventTooLargeError(_too_large(f"a pack of {len(events):,} events", size, limits))
+        raise EventTooLargeError(_too_large(f"a pack of {count:,} events", size, limits))
     return [b"h", header, b"b", body]
 
 

@@ -7,16 +7,18 @@ nothing, a cancelled wait for a receipt changes nothing about the send.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pipeline.errors import BufferFull, ClosedError, SendError
 from pipeline.options import ProducerOptions
 from pipeline.server.connect import Connector
 from pipeline.units import Duration
-from producers.batch import Entry
 from producers.producer import Of, Producer
 from producers.receipt import Receipt, wake_futures
+
+Queued = TypeVar("Queued")
 
 
 class AsyncProducer:
@@ -71,10 +73,9 @@ class AsyncProducer:
         Raises:
             As Producer.send().
         """
-        entry = self._producer.entry(data, type, key, id, headers, time, source)
-        await self._add(stream, entry)
-        receipt: Receipt = entry.receipt
-        return receipt
+        producer = self._producer
+        prepared = producer.prepared(data, type, key, id, headers, time, source)
+        return await self._queue(lambda: producer.add_one(stream, prepared, block_ms=0))
 
     async def send_many(
         self,
@@ -90,12 +91,12 @@ class AsyncProducer:
     ) -> Receipt:
         """Queue many events under one receipt, as Producer.send_many(). If cancelled midway, the rest is not sent."""
         producer = self._producer
-        entries = producer.many(rows, type=type, key=key, id=id, headers=headers, time=time, pack=pack)
-        if not entries:
+        chunks = producer.many(rows, type=type, key=key, id=id, headers=headers, time=time, pack=pack)
+        if not chunks:
             return producer.nothing()
-        for index, entry in enumerate(entries):
+        for index, chunk in enumerate(chunks):
             try:
-                await self._add(stream, entry)
+                await self._queue(partial(producer.add, stream, chunk, block_ms=0))
             except BaseException as error:
                 if not index:
                     raise
@@ -104,11 +105,11 @@ class AsyncProducer:
                     if isinstance(error, BufferFull | ClosedError)
                     else SendError("the send was cancelled")
                 )
-                producer.give_up(stream, entries[index:], why)
+                producer.give_up(stream, chunks[index:], why)
                 if why is not error:
                     raise
                 break
-        receipt: Receipt = entries[0].receipt
+        receipt: Receipt = chunks[0].receipt
         return receipt
 
     async def flush(self, timeout: Duration | None = None) -> None:  # noqa: ASYNC109 - as Producer has it
@@ -134,12 +135,10 @@ class AsyncProducer:
     def __repr__(self) -> str:
         return f"<Async{repr(self._producer)[1:]}"
 
-    async def _add(self, stream: str, entry: Entry) -> None:
-        """Queue an entry, waiting for room as the policy says."""
-        producer = self._producer
+    async def _queue(self, add: Callable[[], Queued]) -> Queued:
+        """Queue something, waiting for room as the policy says."""
         try:
-            producer.add(stream, entry, block_ms=0)
-            return
+            return add()
         except BufferFull:
             if self.options.when_full != "block" or not self.options.block_ms:
                 raise
@@ -147,11 +146,10 @@ class AsyncProducer:
         deadline = loop.time() + self.options.block_ms / 1_000
         while True:
             room: asyncio.Future[None] = loop.create_future()
-            producer.when_room(lambda room=room: wake_futures(loop, [room]))  # type: ignore[misc]
+            self._producer.when_room(lambda room=room: wake_futures(loop, [room]))  # type: ignore[misc]
             try:
                 # Tried again after asking to be told: what left meanwhile was not told.
-                producer.add(stream, entry, block_ms=0)
-                return
+                return add()
             except BufferFull:
                 rest_s = deadline - loop.time()
                 if rest_s <= 0:

@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline.backoff import Backoff
 from pipeline.errors import MillstreamError, SendError, ServerRefusedError
-from pipeline.event import Event
 from pipeline.keys import StreamKeys
 from pipeline.server.append import MAX_UNCONFIRMED, Answer, Appended, Elsewhere, Forgotten, Gap
 from pipeline.units import show_duration
@@ -27,55 +26,80 @@ RESEND_AT_ONCE = frozenset({"NOSCRIPT"})
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a source stands before and after one entry; written by the script that appends it."""
+    """Where a source stands before and after one chunk; written by the script that appends it."""
 
     source: str
     before: str
     after: str
 
 
-class Entry:
-    """One entry on its way: its fields, or the event (and its body) that a pack will hold; and its receipt."""
+Meta: TypeAlias = tuple[str, str, int | None, dict[str, str] | None]
+"""What an event that waits for its pack says beside its data: type, key, time_ms, headers."""
+
+
+class Chunk:
+    """Entries of one stream that are sent together, in order, and end together: those of one receipt, or of many.
+
+    What send() is given joins the chunk before it, as long as that waits; send_many() makes chunks of its own. So most
+    of the way an event costs a step in a list, and not an object of its own at each stage.
+    """
 
     __slots__ = (
-        "body",
-        "deadline_ms",
-        "dedupe",
-        "event",
-        "events",
-        "fields",
-        "index",
-        "parts",
-        "receipt",
-        "size_bytes",
-        "step",
-    )
+        "bodies", "deadline_ms", "dedupe", "ending", "endings", "entries", "events", "join_until_ms", "metas", "plain",
+        "receipts", "size_bytes", "step", "values",
+    )  # fmt: skip
 
-    def __init__(
-        self,
-        fields: list[bytes] | None,
-        size_bytes: int,
-        deadline_ms: float,
-        receipt: Any,
-        index: int = 0,
-        *,
-        events: int = 1,
-        event: Event | None = None,
-        body: bytes = b"",
-        dedupe: str = "",
-        step: Step | None = None,
-    ) -> None:
-        self.fields = fields
-        self.size_bytes = size_bytes
+    def __init__(self, deadline_ms: float, ending: Any, *, join_until_ms: float = 0.0) -> None:
+        self.values: list[bytes] = []
+        """Header and body of each entry in turn; of one that is not plain, its names and values."""
+        self.plain = True
+        """Every entry is the fields h and b, and nothing else."""
+        self.entries = 0
+        """Entries of the stream; of events that wait for their packs, none yet."""
+        self.events = 0
+        self.size_bytes = 0
         self.deadline_ms = deadline_ms
-        self.receipt = receipt
-        self.index = index
-        self.events = events
-        self.event = event
-        self.body = body
-        self.dedupe = dedupe
-        self.step = step
-        self.parts: Sequence[Entry] = ()
+        self.join_until_ms = join_until_ms
+        """Until then others may join it: they share its deadline."""
+        self.ending = ending
+        """What the receipts of its events learn when they end."""
+        self.endings = [ending]
+        """The same, as the receipts of one event each share it."""
+        self.receipts: list[Any] = []
+        """One per event, or one for all."""
+        self.dedupe: dict[int, str] = {}
+        """Index of an entry to the id that it is deduplicated by."""
+        self.bodies: list[bytes] = []
+        """Data of events that wait for their packs."""
+        self.metas: list[Meta] = []
+        """What they say beside it: of each, or once for all."""
+        self.step: Step | None = None
+
+    @property
+    def receipt(self) -> Any:
+        """The receipt of its events, or of the first of them."""
+        return self.receipts[0]
+
+    def add(self, values: Sequence[bytes], size_bytes: int, *, events: int = 1, dedupe: str = "") -> None:
+        """Add an entry."""
+        if dedupe:
+            self.dedupe[self.entries] = dedupe
+        self.values += values
+        self.entries += 1
+        self.events += events
+        self.size_bytes += size_bytes
+
+    def add_loose(self, body: bytes, meta: Meta, size_bytes: int) -> None:
+        """Add an event that is to be packed with those around it."""
+        if self.metas and (len(self.metas) > 1 or self.metas[0] != meta):
+            if len(self.metas) == 1:
+                self.metas *= len(self.bodies)
+            self.metas.append(meta)
+        elif not self.metas:
+            self.metas.append(meta)
+        self.bodies.append(body)
+        self.events += 1
+        self.size_bytes += size_bytes
 
 
 class Fate(Enum):
@@ -90,23 +114,23 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Entries whose sending has ended, and how."""
+    """Chunks whose sending has ended, and how."""
 
     stream: str
-    entries: Sequence[Entry]
+    chunks: Sequence[Chunk]
     fate: Fate
     appended: Appended | None = None
     error: MillstreamError | None = None
 
 
 class Batch:
-    """Entries that one call appends together, under one number."""
+    """Chunks that one call appends together, under one number."""
 
     __slots__ = (
         "appended",
         "base",
+        "chunks",
         "deadline_ms",
-        "entries",
         "events",
         "in_doubt",
         "number",
@@ -117,14 +141,14 @@ class Batch:
         "source",
     )
 
-    def __init__(self, number: int, entries: list[Entry]) -> None:
+    def __init__(self, number: int, chunks: list[Chunk]) -> None:
         self.number = number
         self.base = number
-        self.entries = entries
-        self.events = sum(entry.events for entry in entries)
-        self.size_bytes = sum(entry.size_bytes for entry in entries)
-        self.deadline_ms = min(entry.deadline_ms for entry in entries)
-        self.source = entries[0].step.source if entries[0].step else ""
+        self.chunks = chunks
+        self.events = sum(chunk.events for chunk in chunks)
+        self.size_bytes = sum(chunk.size_bytes for chunk in chunks)
+        self.deadline_ms = min(chunk.deadline_ms for chunk in chunks)
+        self.source = chunks[0].step.source if chunks[0].step else ""
         self.on_wire = False
         self.in_doubt = False
         """A request was written whose answer never came."""
@@ -135,20 +159,20 @@ class Batch:
     @property
     def before(self) -> str:
         """Where the source stands before this batch."""
-        step = self.entries[0].step
+        step = self.chunks[0].step
         return step.before if step else ""
 
     @property
     def after(self) -> str:
         """Where the source stands once this batch is appended."""
-        step = self.entries[-1].step
+        step = self.chunks[-1].step
         return step.after if step else ""
 
 
 class Batches:
     """The batches of one stream, sent and sent again in the order of their numbers; at most 16 are unconfirmed.
 
-    batch_events is what one call may add; `pack` events that may go into one entry weigh as much as one that may not.
+    batch_events is how many entries one call may add; `pack` events that wait for their packs count as one.
     """
 
     def __init__(
@@ -163,10 +187,11 @@ class Batches:
         rng: random.Random | None = None,
     ) -> None:
         self.keys = StreamKeys(stream)
-        self.waiting: deque[Entry] = deque()
+        self.waiting: deque[Chunk] = deque()
         self.waiting_bytes = 0
+        self.waiting_weight = 0.0
         self.next_number = first_number
-        self._batch_weight = batch_events * max(pack, 1)
+        self._batch_entries = batch_events
         self._batch_bytes = batch_bytes
         self._levels = levels
         self._pack = max(pack, 1)
@@ -195,20 +220,38 @@ class Batches:
     @property
     def full(self) -> bool:
         """A whole batch is waiting."""
-        return len(self.waiting) >= self._batch_weight or self.waiting_bytes >= self._batch_bytes
+        return self.waiting_weight >= self._batch_entries or self.waiting_bytes >= self._batch_bytes
 
-    def add(self, entry: Entry) -> None:
-        """Queue an entry behind the others."""
-        self.waiting.append(entry)
-        self.waiting_bytes += entry.size_bytes
+    def add(self, chunk: Chunk) -> None:
+        """Queue a chunk behind the others."""
+        self.waiting.append(chunk)
+        self.waiting_bytes += chunk.size_bytes
+        self.waiting_weight += self._weight(chunk)
 
-    def drop_oldest(self) -> Entry | None:
-        """Give up the oldest entry that is in no batch yet; None if there is none."""
+    def joinable(self, now_ms: float, size_bytes: int, *, loose: bool) -> Chunk | None:
+        """The chunk that waits last, if one more event of so many bytes may be added to it: then call joined()."""
         if not self.waiting:
             return None
-        entry = self.waiting.popleft()
-        self.waiting_bytes -= entry.size_bytes
-        return entry
+        chunk = self.waiting[-1]
+        if now_ms >= chunk.join_until_ms or chunk.size_bytes + size_bytes > self._batch_bytes:
+            return None
+        if loose != (not chunk.entries) or self._weight(chunk) + 1 > self._batch_entries:
+            return None
+        return chunk
+
+    def joined(self, size_bytes: int, *, loose: bool) -> None:
+        """An event was added to the chunk that waits last."""
+        self.waiting_bytes += size_bytes
+        self.waiting_weight += 1 / self._pack if loose else 1
+
+    def drop_oldest(self) -> Chunk | None:
+        """Give up the oldest chunk that is in no batch yet; None if there is none."""
+        if not self.waiting:
+            return None
+        chunk = self.waiting.popleft()
+        self.waiting_bytes -= chunk.size_bytes
+        self.waiting_weight -= self._weight(chunk)
+        return chunk
 
     def take(self, now_ms: float, *, only_full: bool = False, most: int = MAX_UNCONFIRMED) -> list[Batch]:
         """The batches to send now, in this order: first those to be sent again, then new ones; at most `most`.
@@ -228,7 +271,7 @@ class Batches:
         room = 0 if self._resend else min(MAX_UNCONFIRMED - len(self._unconfirmed), most - len(taken))
         while self.waiting and room > 0 and (self.full or not only_full):
             room -= 1
-            batch = Batch(self.next_number, self._next_entries())
+            batch = Batch(self.next_number, self._next_chunks())
             self.next_number += 1
             self._unconfirmed.append(batch)
             taken.append(batch)
@@ -295,17 +338,17 @@ class Batches:
             cause = str(batch.refusal) if batch.refusal else why or "no answer"
             error = SendError(f"not confirmed within {show_duration(timeout_ms)}: {cause}")
             settled += self._end(batch, Fate.UNKNOWN if unknown else Fate.FAILED, error)
-        late: list[Entry] = []
+        late: list[Chunk] = []
         while self.waiting and self.waiting[0].deadline_ms <= now_ms:
-            entry = self.drop_oldest()
-            assert entry is not None, "waiting is not empty"
-            late.append(entry)
+            chunk = self.drop_oldest()
+            assert chunk is not None, "waiting is not empty"
+            late.append(chunk)
         if late:
             error = SendError(
                 f"not sent within {show_duration(timeout_ms)}: {why or 'the server did not keep up'}"
             )
             settled.append(Settled(self.stream, late, Fate.FAILED, error=error))
-            for source in {entry.step.source for entry in late if entry.step}:
+            for source in {chunk.step.source for chunk in late if chunk.step}:
                 settled += self._drop_source(source, error)
         return settled
 
@@ -322,8 +365,7 @@ class Batches:
                 )
         if self.waiting:
             settled.append(Settled(self.stream, list(self.waiting), Fate.FAILED, error=error))
-            self.waiting.clear()
-            self.waiting_bytes = 0
+            self._replace_waiting(())
         return settled
 
     def can_take(self, now_ms: float) -> bool:
@@ -344,24 +386,33 @@ class Batches:
             return self._unconfirmed[0].deadline_ms
         return self.waiting[0].deadline_ms if self.waiting else None
 
-    def _next_entries(self) -> list[Entry]:
-        """The entries of the next batch: of one source, within the limits, at least one."""
-        entries: list[Entry] = []
-        size = weight = 0
+    def _next_chunks(self) -> list[Chunk]:
+        """The chunks of the next batch: of one source, within the limits, at least one."""
+        chunks: list[Chunk] = []
+        size = 0
+        weight = 0.0
         first_step = self.waiting[0].step
         source = first_step.source if first_step else ""
-        while self.waiting and weight < self._batch_weight:
-            entry = self.waiting[0]
-            if entries and size + entry.size_bytes > self._batch_bytes:
+        while self.waiting:
+            chunk = self.waiting[0]
+            more = self._weight(chunk)
+            if chunks and (
+                size + chunk.size_bytes > self._batch_bytes or weight + more > self._batch_entries
+            ):
                 break
-            if (entry.step.source if entry.step else "") != source:
+            if (chunk.step.source if chunk.step else "") != source:
                 break
             self.waiting.popleft()
-            size += entry.size_bytes
-            weight += 1 if entry.fields is None else self._pack
-            entries.append(entry)
+            size += chunk.size_bytes
+            weight += more
+            chunks.append(chunk)
         self.waiting_bytes -= size
-        return entries
+        self.waiting_weight = self.waiting_weight - weight if self.waiting else 0.0
+        return chunks
+
+    def _weight(self, chunk: Chunk) -> float:
+        """How many entries it makes, about, where its events are still to be packed."""
+        return chunk.entries or chunk.events / self._pack
 
     def _landed(self, batch: Batch) -> None:
         batch.on_wire = False
@@ -374,7 +425,7 @@ class Batches:
             self._unconfirmed.popleft()
         else:
             self._unconfirmed.remove(batch)
-        settled = [Settled(self.stream, batch.entries, fate, batch.appended, error)]
+        settled = [Settled(self.stream, batch.chunks, fate, batch.appended, error)]
         # Those behind one that is not in the stream are answered `gap`: they come again with a base beyond its number.
         if batch.appended is None and batch.source:
             settled += self._drop_source(batch.source, error)
@@ -387,15 +438,16 @@ class Batches:
             batch.settled = True
             self._unconfirmed.remove(batch)
             fate = Fate.UNKNOWN if batch.on_wire or batch.in_doubt else Fate.FAILED
-            settled.append(Settled(self.stream, batch.entries, fate, batch.appended, error))
-        left = [entry for entry in self.waiting if entry.step and entry.step.source == source]
+            settled.append(Settled(self.stream, batch.chunks, fate, batch.appended, error))
+        left = [chunk for chunk in self.waiting if chunk.step and chunk.step.source == source]
         if left:
             self._replace_waiting(
-                entry for entry in self.waiting if not entry.step or entry.step.source != source
+                chunk for chunk in self.waiting if not chunk.step or chunk.step.source != source
             )
             settled.append(Settled(self.stream, left, Fate.FAILED, error=error))
         return settled
 
-    def _replace_waiting(self, entries: Iterable[Entry]) -> None:
-        self.waiting = deque(entries)
-        self.waiting_bytes = sum(entry.size_bytes for entry in self.waiting)
+    def _replace_waiting(self, chunks: Iterable[Chunk]) -> None:
+        self.waiting = deque(chunks)
+        self.waiting_bytes = sum(chunk.size_bytes for chunk in self.waiting)
+        self.waiting_weight = sum(map(self._weight, self.waiting))

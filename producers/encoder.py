@@ -9,16 +9,21 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import Any
 
-from pipeline.codec import Codec
+from pipeline.codec import Codec, encode_msgpack
 from pipeline.errors import EventTooLargeError
 from pipeline.event import Event
+from pipeline.header import SingleHeaders
+from pipeline.limits import DEFAULT_LIMITS
 from pipeline.server.append import MAX_ENTRY_VALUES
-from pipeline.wire import encode_body, encode_entry, encode_pack
-from producers.batch import Entry
+from pipeline.wire import encode_body, encode_entry, encode_pack, encode_rows
+from producers.batch import Chunk, Meta
 
 PACK_BYTES = 256_000
 """Bytes of event data per pack: beyond it packs gain nothing, and a reader must hold one as a whole."""
+_ROOMY_BYTES = DEFAULT_LIMITS.max_entry_bytes - DEFAULT_LIMITS.max_header_bytes
+"""A body below this fits its entry, whatever its header is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Pack:
     fields: list[bytes]
     start: int
     events: int
+    size_bytes: int
 
 
 class Encoder:
@@ -38,6 +44,7 @@ class Encoder:
         """The producer's id: what makes `<producer>-<number>` unique everywhere."""
         self.codec = codec
         self._numbers = count(1)
+        self._headers = SingleHeaders(self.producer, codec, DEFAULT_LIMITS)
 
     def reserve(self, events: int) -> int:
         """The first of so many numbers in a row."""
@@ -46,6 +53,17 @@ class Encoder:
     def number(self) -> int:
         """The next number."""
         return next(self._numbers)
+
+    def values(self, data: Any, number: int, type_: str, key: str, time_ms: int | None = None) -> list[bytes]:
+        """Header and body of an entry that holds this event, in msgpack: single() without an Event object.
+
+        Raises:
+            EncodeError, EventTooLargeError: it cannot be sent.
+        """
+        body = encode_msgpack(data)
+        if len(body) > _ROOMY_BYTES:
+            return self.single(Event(data, type=type_, key=key, time_ms=time_ms), number)[1::2]
+        return [self._headers.write(number, type_, key, time_ms), body]
 
     def single(self, event: Event, number: int) -> list[bytes]:
         """The fields of an entry that holds one event.
@@ -69,6 +87,18 @@ class Encoder:
         """
         return encode_body(event)
 
+    def rows(self, rows: list[Any], first_number: int, type_: str, key: str) -> Pack | None:
+        """All these rows as one pack, if it can be made in one go: flat dicts, and not too large together."""
+        made = encode_rows(
+            rows,
+            producer=self.producer,
+            first_number=first_number,
+            type_=type_,
+            key=key,
+            most_bytes=PACK_BYTES,
+        )
+        return None if made is None else Pack(made[0], 0, len(rows), made[1])
+
     def packs(
         self, events: Sequence[Event], bodies: Sequence[bytes], *, most: int, first_number: int
     ) -> list[Pack]:
@@ -88,45 +118,33 @@ class Encoder:
             start = end
         return packs
 
-    def gathered(self, entries: Sequence[Entry], most: int) -> list[Entry]:
-        """The same entries in order, those that hold an event gathered into packs of at most `most`."""
-        gathered: list[Entry] = []
-        loose: list[Entry] = []
-        for entry in entries:
-            if entry.fields is None:
-                loose.append(entry)
-                continue
-            gathered += self._gather(loose, most)
-            loose = []
-            gathered.append(entry)
-        return gathered + self._gather(loose, most)
-
-    def _gather(self, loose: list[Entry], most: int) -> list[Entry]:
-        """Entries that hold one event each as entries that hold packs; the events get their numbers here."""
-        if not loose:
-            return []
-        first = self.reserve(len(loose))
-        for offset, entry in enumerate(loose):
-            entry.receipt._renumber(first + offset)
-        events = [entry.event for entry in loose if entry.event is not None]
-        gathered = []
-        for pack in self.packs(events, [entry.body for entry in loose], most=most, first_number=first):
-            parts = loose[pack.start : pack.start + pack.events]
-            size = sum(part.size_bytes for part in parts)
-            entry = Entry(pack.fields, size, parts[0].deadline_ms, None, events=pack.events)
-            entry.parts = parts
-            gathered.append(entry)
-        return gathered
+    def gather(self, chunk: Chunk, most: int) -> None:
+        """Pack what waits in the chunk for its packs; the events get their numbers here."""
+        first = self.reserve(chunk.events)
+        metas: list[Meta] = chunk.metas if len(chunk.metas) > 1 else chunk.metas * chunk.events
+        made: dict[int, Event] = {}
+        events = []
+        for meta in metas:
+            event = made.get(id(meta))  # those that say the same are one event to the packs
+            if event is None:
+                type_, key, time_ms, headers = meta
+                event = made[id(meta)] = Event(type=type_, key=key, time_ms=time_ms, headers=headers)
+            events.append(event)
+        starts = []
+        for pack in self.packs(events, chunk.bodies, most=most, first_number=first):
+            chunk.values += pack.fields[1::2]
+            starts.append(pack.start)
+        chunk.entries = len(starts)
+        chunk.bodies, chunk.metas = [], []
+        chunk.ending.packed(first, starts)
 
     def _pack(
         self, events: Sequence[Event], bodies: Sequence[bytes], start: int, end: int, first_number: int
     ) -> list[Pack]:
+        few = bodies[start:end]
         try:
             fields = encode_pack(
-                events[start:end],
-                producer=self.producer,
-                first_number=first_number + start,
-                bodies=bodies[start:end],
+                events[start:end], producer=self.producer, first_number=first_number + start, bodies=few
             )
         except EventTooLargeError:  # many large headers: each event alone is within the limits
             if end - start == 1:
@@ -135,4 +153,4 @@ class Encoder:
             return self._pack(events, bodies, start, middle, first_number) + self._pack(
                 events, bodies, middle, end, first_number
             )
-        return [Pack(fields, start, end - start)]
+        return [Pack(fields, start, end - start, sum(map(len, few)))]

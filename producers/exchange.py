@@ -162,15 +162,30 @@ class Exchange:
         return answer
 
     def _command(self, batches: Batches, batch: Batch) -> tuple[Arg, ...]:
-        if any(entry.fields is None for entry in batch.entries):
-            batch.entries = self._encoder.gathered(batch.entries, self._options.pack)
+        ids: dict[int, str] = {}
+        values: list[Sequence[bytes]] = []
+        entries = 0
+        plain = all(chunk.plain for chunk in batch.chunks)
+        for chunk in batch.chunks:
+            if chunk.bodies:
+                self._encoder.gather(chunk, self._options.pack)
+            for index, event_id in chunk.dedupe.items():
+                ids[entries + index] = event_id
+            if plain == chunk.plain:
+                values.append(chunk.values)
+            else:
+                bodies = iter(chunk.values)
+                values += [[b"h", header, b"b", body] for header, body in zip(bodies, bodies, strict=True)]
+            entries += chunk.entries
         return append_command(
             batches.keys,
             self._encoder.producer,
             number=batch.number,
             base=batch.base,
-            entries=[entry.fields or [] for entry in batch.entries],
-            ids={index: entry.dedupe for index, entry in enumerate(batch.entries) if entry.dedupe},
+            values=values,
+            entries=entries,
+            plain=plain,
+            ids=ids,
             source=batch.source,
             before=batch.before,
             after=batch.after,

@@ -1,7 +1,7 @@
 """Outbox: everything a producer holds that has not ended yet, by stream, bounded in events and bytes.
 
 Stands on Batches. Pure, and not safe for threads by itself: the producer and its sender share one lock around it.
-Entries that were accepted leave it in one way only, as Settled.
+Chunks that were accepted leave it in one way only, as Settled.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pipeline.errors import MillstreamError
 from pipeline.options import ProducerOptions, confirm_level
 from pipeline.server.append import MAX_UNCONFIRMED
-from producers.batch import Batch, Batches, Entry, Settled
+from producers.batch import Batch, Batches, Chunk, Settled
 
 MAX_IDLE_STREAMS = 1_000
 """Streams whose last number is kept though nothing is on its way; beyond it the oldest are let go."""
@@ -44,22 +44,28 @@ class Outbox:
             batches = self._streams[stream] = self._new(stream)
         return batches
 
-    def add(self, batches: Batches, entry: Entry) -> None:
-        """Hold an entry until it is settled."""
-        batches.add(entry)
-        self.events += entry.events
-        self.bytes += entry.size_bytes
+    def add(self, batches: Batches, chunk: Chunk) -> None:
+        """Hold a chunk until it is settled."""
+        batches.add(chunk)
+        self.events += chunk.events
+        self.bytes += chunk.size_bytes
 
-    def drop_oldest(self) -> tuple[str, Entry] | None:
-        """Give up the entry that has waited longest and is in no batch yet; None if every one is in a batch."""
+    def joined(self, batches: Batches, size_bytes: int, *, loose: bool) -> None:
+        """An event was added to the chunk of that stream that waits last."""
+        batches.joined(size_bytes, loose=loose)
+        self.events += 1
+        self.bytes += size_bytes
+
+    def drop_oldest(self) -> tuple[str, Chunk] | None:
+        """Give up the chunk that has waited longest and is in no batch yet; None if every one is in a batch."""
         waiting = [batches for batches in self._busy() if batches.waiting]
         if not waiting:
             return None
         batches = min(waiting, key=lambda batches: batches.waiting[0].deadline_ms)
-        entry = batches.drop_oldest()
-        assert entry is not None, "it is not empty"
-        self._release([entry])
-        return batches.stream, entry
+        chunk = batches.drop_oldest()
+        assert chunk is not None, "it is not empty"
+        self._release([chunk])
+        return batches.stream, chunk
 
     def take(
         self, now_ms: float, *, only_full: bool = False, most: int = MAX_UNCONFIRMED
@@ -109,13 +115,13 @@ class Outbox:
     def release(self, settled: list[Settled]) -> list[Settled]:
         """No longer count what has ended; hands its argument through."""
         for one in settled:
-            self._release(one.entries)
+            self._release(one.chunks)
         return settled
 
-    def _release(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self.events -= entry.events
-            self.bytes -= entry.size_bytes
+    def _release(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            self.events -= chunk.events
+            self.bytes -= chunk.size_bytes
 
     def _busy(self) -> list[Batches]:
         # A list of its own: a signal handler or a finalizer may send, and so add a stream, at any time.

@@ -18,15 +18,19 @@ from pipeline.options import ProducerOptions, producer_options
 from pipeline.server.connect import Connector
 from pipeline.units import Duration, duration_ms
 from producers import at_exit
-from producers.batch import Entry
+from producers.batch import Chunk, Fate, Meta
+from producers.chunker import Chunker
 from producers.encoder import Encoder
 from producers.receipt import Receipt
 from producers.sender import Sender, now_ms
 
 _log = get_logger("producer")
+_type = type
 
 Of: TypeAlias = str | Callable[[Any], str]
 """One text for all rows, or what makes it from a row."""
+Prepared: TypeAlias = tuple[int, list[bytes], int, str, bool, Meta | None]
+"""number, values, size_bytes, dedupe, plain and meta of Sender.send()."""
 
 
 class Producer:
@@ -65,6 +69,8 @@ class Producer:
         )
         self._encoder = Encoder(Codec.named(self.options.codec))
         self._sender = Sender(self._connector, self._encoder, self.options, on_error=on_error)
+        self._direct = self._encoder.codec is Codec.MSGPACK and not self.options.pack
+        """Most events need no Event object on their way."""
         self._closed = False
         if self._sender.level.waits:
             self._check_level()
@@ -104,10 +110,9 @@ class Producer:
             EncodeError, EventTooLargeError: it cannot be sent. BufferFull: no room within `block`.
             ClosedError: closed. In each case nothing was queued.
         """
-        entry = self.entry(data, type, key, id, headers, time, source)
-        self._sender.add(self._namespace + stream, entry)
-        receipt: Receipt = entry.receipt
-        return receipt
+        return self._sender.send(
+            self._namespace + stream, *self.prepared(data, type, key, id, headers, time, source)
+        )
 
     def send_many(
         self,
@@ -133,11 +138,11 @@ class Producer:
         Raises:
             As send().
         """
-        entries = self.many(rows, type=type, key=key, id=id, headers=headers, time=time, pack=pack)
-        if not entries:
+        chunks = self.many(rows, type=type, key=key, id=id, headers=headers, time=time, pack=pack)
+        if not chunks:
             return self.nothing()
-        self._sender.add_all(self._namespace + stream, entries)
-        receipt: Receipt = entries[0].receipt
+        self._sender.add_all(self._namespace + stream, chunks)
+        receipt: Receipt = chunks[0].receipt
         return receipt
 
     def flush(self, timeout: Duration | None = None) -> None:
@@ -194,21 +199,69 @@ class Producer:
         """The stream's name on the server, with the namespace."""
         return self._namespace + stream
 
-    def add(self, stream: str, entry: Entry, *, block_ms: float | None = None) -> None:
-        """Queue an entry made by this producer."""
-        self._sender.add(self._namespace + stream, entry, block_ms=block_ms)
+    def add(self, stream: str, chunk: Chunk, *, block_ms: float | None = None) -> None:
+        """Queue a chunk made by this producer."""
+        self._sender.add(self._namespace + stream, chunk, block_ms=block_ms)
+
+    def add_one(self, stream: str, prepared: Prepared, *, block_ms: float | None = None) -> Receipt:
+        """Queue an event prepared by this producer."""
+        return self._sender.send(self._namespace + stream, *prepared, block_ms=block_ms)
 
     def when_room(self, call: Callable[[], None]) -> None:
         """Call it, once and from another thread, as soon as something has left the buffer."""
         self._sender.when_room(call)
 
-    def give_up(self, stream: str, entries: Sequence[Entry], error: MillstreamError) -> None:
-        """End entries that were never queued."""
-        self._sender.give_up(self._namespace + stream, entries, error)
+    def give_up(self, stream: str, chunks: Sequence[Chunk], error: MillstreamError) -> None:
+        """End chunks that were never queued."""
+        self._sender.give_up(self._namespace + stream, chunks, error)
 
     def nothing(self) -> Receipt:
         """The receipt of sending nothing."""
-        return Receipt(self._sender.failures, self.id, self.options.confirm, 0, 0)
+        ending = self._sender.chunk("", now_ms()).ending
+        ending.fate = Fate.CONFIRMED
+        return Receipt([ending], 0, events=0)
+
+    def prepared(
+        self,
+        data: Any,
+        type: str,  # noqa: A002
+        key: str,
+        id: str,  # noqa: A002
+        headers: Mapping[str, str] | None,
+        time: datetime | None,
+        source: str,
+    ) -> Prepared:
+        """One event, encoded: what Sender.send() takes.
+
+        Raises:
+            EncodeError, EventTooLargeError: it cannot be sent. UsageError: an argument of the wrong type.
+        """
+        encoder = self._encoder
+        if (
+            self._direct
+            and not (id or headers or source)
+            and time is None
+            and type.__class__ is key.__class__ is id.__class__ is source.__class__ is str
+            and not isinstance(data, Event)
+        ):
+            number = encoder.number()
+            values = encoder.values(data, number, type, key)
+            return number, values, len(values[0]) + len(values[1]) + 2, "", True, None
+        if isinstance(data, Event):
+            event = data
+            if type or key or id or headers or time or source:
+                raise UsageError("an Event says itself what its type, key, id, headers, time and source are")
+        else:
+            event = Event(data, type=type, key=key, id=id, headers=headers, time=time, source=source)
+        if self.options.pack and not event.given_id:
+            body = encoder.body(event)
+            meta = (event.type, event.key, event.known_time_ms, event.headers or None)
+            return 0, [body], len(body) + 32, "", True, meta
+        number = encoder.number()
+        fields = encoder.single(event, number)
+        plain = len(fields) == 4 and encoder.codec is not Codec.FIELDS
+        size = sum(map(len, fields))
+        return number, fields[1::2] if plain else fields, size, event.given_id, plain, None
 
     def many(
         self,
@@ -220,101 +273,103 @@ class Producer:
         headers: Mapping[str, str] | None,
         time: Callable[[Any], datetime] | None,
         pack: int | bool | None,
-    ) -> list[Entry]:
-        """The rows of one send_many() as entries under one receipt."""
-        events = [
-            row
-            if isinstance(row, Event)
-            else Event(
-                row,
-                type=type if isinstance(type, str) else type(row),
-                key=key if isinstance(key, str) else key(row),
-                id=id(row) if id else "",
-                headers=headers,
-                time=time(row) if time else None,
-            )
-            for row in rows
-        ]
-        return self.entries(
-            events, pack=self.options.pack if pack is None else 100 if pack is True else int(pack)
-        )
+    ) -> list[Chunk]:
+        """The rows of one send_many() as chunks under one receipt."""
+        most = self.options.pack if pack is None else 100 if pack is True else int(pack)
+        rows = rows if isinstance(rows, list) else list(rows)
+        if (
+            isinstance(type, str)
+            and isinstance(key, str)
+            and not (id or headers or time)
+            and self._encoder.codec is Codec.MSGPACK
+            and not any(issubclass(kind, Event) for kind in set(map(_type, rows)))
+        ):
+            return self._rows(rows, type, key, most)
+        return self.entries([self._event(row, type, key, id, headers, time) for row in rows], pack=most)
 
-    def entry(
-        self,
-        data: Any,
-        type: str,  # noqa: A002
-        key: str,
-        id: str,  # noqa: A002
-        headers: Mapping[str, str] | None,
-        time: datetime | None,
-        source: str,
-    ) -> Entry:
-        """One event as an entry with its receipt."""
-        if isinstance(data, Event):
-            event = data
-            if type or key or id or headers or time or source:
-                raise UsageError("an Event says itself what its type, key, id, headers, time and source are")
-        else:
-            event = Event(data, type=type, key=key, id=id, headers=headers, time=time, source=source)
-        encoder = self._encoder
-        options = self.options
-        given = {0: event.given_id} if event.given_id else None
-        packed = options.pack and not given
-        number = 0 if packed else encoder.number()  # of a pack: known once it is made
-        receipt = Receipt(self._sender.failures, encoder.producer, options.confirm, number, 1, given)
-        deadline_ms = now_ms() + options.send_timeout_ms
-        if packed:
-            body = encoder.body(event)
-            # Without its data: the body is what is sent, and what counts against the buffer.
-            bare = Event(
-                type=event.type, key=event.key, headers=event.headers or None, time_ms=event.known_time_ms
-            )
-            return Entry(None, len(body) + 32, deadline_ms, receipt, event=bare, body=body)
-        fields = encoder.single(event, number)
-        return Entry(fields, sum(map(len, fields)), deadline_ms, receipt, dedupe=event.given_id)
-
-    def entries(self, events: Sequence[Event], *, pack: int = 0) -> list[Entry]:
-        """Events as entries under one receipt, packed as far as they may be.
+    def entries(self, events: Sequence[Event], *, pack: int = 0) -> list[Chunk]:
+        """Events as chunks under one receipt, packed as far as they may be.
 
         Raises:
             EncodeError, EventTooLargeError: an event cannot be sent.
         """
-        if not events:
-            return []
         encoder = self._encoder
-        first = encoder.reserve(len(events))
         given = {index: event.given_id for index, event in enumerate(events) if event.given_id}
-        receipt = Receipt(
-            self._sender.failures, encoder.producer, self.options.confirm, first, len(events), given
-        )
-        deadline_ms = now_ms() + self.options.send_timeout_ms
-        entries: list[Entry] = []
+        chunker = Chunker(self._sender, encoder, len(events), given)
+        first = chunker.first
+        plain = encoder.codec is not Codec.FIELDS
+
+        def add_singles(start: int, end: int) -> None:
+            fields = [encoder.single(events[index], first + index) for index in range(start, end)]
+            if not plain:
+                for each in fields:
+                    chunker.add_fields(each, plain=False)
+            else:
+                for at in range(0, len(fields), chunker.most):
+                    chunker.add_plain(
+                        [value for each in fields[at : at + chunker.most] for value in each[1::2]]
+                    )
 
         def add_packs(start: int, end: int) -> None:
             few = events[start:end]
             bodies = [encoder.body(event) for event in few]
             for made in encoder.packs(few, bodies, most=pack, first_number=first + start):
-                size = sum(map(len, bodies[made.start : made.start + made.events]))
-                index = start + made.start
-                entries.append(Entry(made.fields, size, deadline_ms, receipt, index, events=made.events))
+                chunker.add_pack(made)
 
-        def add_single(index: int) -> None:
-            fields = encoder.single(events[index], first + index)
-            dedupe = given.get(index, "")
-            entries.append(Entry(fields, sum(map(len, fields)), deadline_ms, receipt, index, dedupe=dedupe))
+        start = 0
+        for alone in [*given, len(events)]:
+            if start < alone:
+                (add_packs if pack else add_singles)(start, alone)
+            if alone < len(events):
+                fields = encoder.single(events[alone], first + alone)
+                chunker.add_fields(fields, plain=plain, dedupe=given[alone])
+            start = alone + 1
+        return chunker.chunks
 
+    def _rows(self, rows: list[Any], type_: str, key: str, pack: int) -> list[Chunk]:
+        """entries() for rows that say no more than their data: without an Event object for each."""
+        encoder = self._encoder
+        chunker = Chunker(self._sender, encoder, len(rows), {})
+        number = chunker.first
         if not pack:
-            for index in range(len(events)):
-                add_single(index)
-        else:
-            start = 0
-            for alone in [*given, len(events)]:
-                add_packs(start, alone)
-                if alone < len(events):
-                    add_single(alone)
-                start = alone + 1
-        receipt._expect(len(entries))
-        return entries
+            for start in range(0, len(rows), chunker.most):
+                values: list[bytes] = []
+                for row in rows[start : start + chunker.most]:
+                    values += encoder.values(row, number, type_, key)
+                    number += 1
+                chunker.add_plain(values)
+            return chunker.chunks
+        for start in range(0, len(rows), pack):
+            few = rows[start : start + pack]
+            made = encoder.rows(few, number + start, type_, key)
+            if made is not None:
+                chunker.add_pack(made)
+                continue
+            events = [Event(row, type=type_, key=key) for row in few]
+            bodies = [encoder.body(event) for event in events]
+            for each in encoder.packs(events, bodies, most=pack, first_number=number + start):
+                chunker.add_pack(each)
+        return chunker.chunks
+
+    def _event(
+        self,
+        row: Any,
+        type: Of,  # noqa: A002
+        key: Of,
+        id: Callable[[Any], str] | None,  # noqa: A002
+        headers: Mapping[str, str] | None,
+        time: Callable[[Any], datetime] | None,
+    ) -> Event:
+        if isinstance(row, Event):
+            return row
+        return Event(
+            row,
+            type=type if isinstance(type, str) else type(row),
+            key=key if isinstance(key, str) else key(row),
+            id=id(row) if id else "",
+            headers=headers,
+            time=time(row) if time else None,
+        )
 
     def at_exit(self) -> None:
         """Send what is queued, within `exit_ms`, and say what was not sent."""

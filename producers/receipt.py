@@ -1,11 +1,14 @@
 """Receipt: what a send returns, and where its end can be read or waited for.
 
-A receipt is settled once, by the sender's thread, part by part: a send has one part, send_many one per entry. What
-failed and was never looked at is not forgotten: Failures keeps it for the log, for on_error and for close().
+What is settled is an Ending, one per chunk, by the sender's thread; receipts look there, so that a send that went
+well costs nothing more. What failed and was never looked at is not forgotten: Failures keeps it for the log, for
+on_error and for close().
 """
 
 import asyncio
 import threading
+import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import TypeAlias
 from pipeline.errors import MillstreamError, NotConfirmed, SendError, SendUnknownError
 from pipeline.server.append import Appended
 from pipeline.units import show_duration
-from producers.batch import Entry, Fate, Settled
+from producers.batch import Chunk, Fate, Settled
 
 _Future: TypeAlias = "asyncio.Future[None]"
 _GRAVEST = (Fate.UNKNOWN, Fate.FAILED, Fate.DROPPED, Fate.NOT_REACHED)
@@ -80,52 +83,112 @@ class _Unread:
             self._failures.dropped.append(self.error)
 
 
+class Ending:
+    """How the sending of one chunk ended, as soon as it is known; shared by the receipts of its events."""
+
+    __slots__ = (
+        "_starts", "appended", "entries", "error", "events", "failures", "fate", "first", "index", "level", "number",
+        "producer", "stream", "waiters",
+    )  # fmt: skip
+
+    def __init__(
+        self, failures: Failures, producer: str, level: str, stream: str = "", *, index: int = 0
+    ) -> None:
+        self.failures = failures
+        self.producer = producer
+        self.level = level
+        self.stream = stream
+        self.index = index
+        """Of send_many: which of its events is the chunk's first."""
+        self.number = 0
+        """Of events that waited for their packs: the number of the first."""
+        self.fate: Fate | None = None
+        self.error: MillstreamError | None = None
+        self.appended: Appended | None = None
+        self.first = 0
+        """Where its first entry stands in the batch."""
+        self.entries = 0
+        self.events = 0
+        self.waiters: list[threading.Event | _Future] | None = None
+        self._starts: Sequence[int] | None = None
+
+    def packed(self, number: int, starts: Sequence[int]) -> None:
+        """Its events stand in packs: the number of the first event, and which event each pack begins with."""
+        self.number = number
+        self._starts = starts
+
+    def settle(self, chunk: Chunk, first: int, settled: Settled) -> None:
+        """Note the end. With Failures.lock held."""
+        self.entries = chunk.entries
+        self.events = chunk.events
+        self.first = first
+        # Nothing here leads to the batch itself: a receipt that is kept keeps nothing else.
+        self.appended = settled.appended
+        self.error = settled.error
+        self.stream = settled.stream
+        self.fate = settled.fate
+
+    def entry_id(self, position: int) -> str:
+        """Where the event at this place of the chunk stands; empty if it is not known to be in the stream."""
+        appended = self.appended
+        if appended is None:
+            return ""
+        entry = position if self._starts is None else bisect_right(self._starts, position) - 1
+        if appended.skipped:  # spelled out, as some of the batch were in the stream before
+            return appended.entry_ids(self.first + entry + 1)[-1]
+        return f"{appended.first_ms}-{appended.first_seq + self.first + entry}"
+
+    def entry_ids(self) -> list[str]:
+        """Where all its events stand."""
+        appended = self.appended
+        if appended is None:
+            return []
+        ids = appended.entry_ids(self.first + self.entries)[self.first :]
+        if self._starts is None:
+            return ids if self.entries == self.events else ids * self.events
+        ends = [*self._starts[1:], self.events]
+        return [
+            entry_id
+            for entry_id, start, end in zip(ids, self._starts, ends, strict=True)
+            for _ in range(end - start)
+        ]
+
+    def add_waiter(self, waiter: "threading.Event | _Future") -> bool:
+        """False if it has ended meanwhile."""
+        with self.failures.lock:
+            if self.fate is not None:
+                return False
+            if self.waiters is None:
+                self.waiters = []
+            self.waiters.append(waiter)
+            return True
+
+
 class Receipt:
     """The end of one send, as soon as it is known: `receipt.result()`, or `await receipt`."""
 
-    __slots__ = (
-        "_ended",
-        "_events",
-        "_failures",
-        "_first",
-        "_given",
-        "_level",
-        "_open",
-        "_parts",
-        "_producer",
-        "_silent",
-        "_unread",
-        "_waiters",
-    )
+    __slots__ = ("_endings", "_events", "_given", "_number", "_position", "_silent", "_unread")
 
     def __init__(
         self,
-        failures: Failures,
-        producer: str,
-        level: str,
-        first_number: int,
+        endings: "list[Ending]",
+        number: int,
+        position: int = -1,
         events: int = 1,
-        given: dict[int, str] | None = None,
+        given: "dict[int, str] | None" = None,
     ) -> None:
-        self._failures = failures
-        self._producer = producer
-        self._level = level
-        self._first = first_number
+        self._endings = endings  # of send(): the one its chunk shares
+        self._number = number
+        self._position = position  # in that chunk; -1: all of the chunks are this receipt's
         self._events = events
         self._given = given
-        self._open = 1 if events else 0
-        # Of each entry in the stream: its first event, how many it holds, and where it stands in its batch. Nothing
-        # here leads to the batch itself: a receipt that is kept keeps nothing else.
-        self._parts: list[tuple[int, int, Appended, int]] = []
-        self._ended: dict[Fate, tuple[str, MillstreamError | None]] = {}
         self._silent = False
         self._unread: _Unread | None = None
-        self._waiters: list[threading.Event | _Future] | None = None
 
     @property
     def done(self) -> bool:
         """Whether the send has ended, well or not."""
-        return self._open == 0
+        return all(ending.fate is not None for ending in self._endings)
 
     @property
     def events(self) -> int:
@@ -136,7 +199,9 @@ class Receipt:
     def event_ids(self) -> list[str]:
         """The ids of the events, known before they are confirmed (those of packs by send(): once they are sent)."""
         given = self._given or {}
-        return [given.get(i) or f"{self._producer}-{self._first + i}" for i in range(self._events)]
+        producer = self._endings[0].producer
+        first = self._number or self._endings[0].number + self._position
+        return [given.get(i) or f"{producer}-{first + i}" for i in range(self._events)]
 
     @property
     def event_id(self) -> str:
@@ -146,30 +211,23 @@ class Receipt:
     @property
     def entry_ids(self) -> list[str]:
         """Where the events stand, as far as they are known to be in the stream; in the order they were given."""
-        parts = sorted(self._parts, key=lambda part: part[0])
-        batches: dict[int, tuple[Appended, int]] = {}
-        for _, _, appended, position in parts:
-            _, most = batches.get(id(appended), (appended, 0))
-            batches[id(appended)] = (appended, max(most, position + 1))
-        known = {batch: appended.entry_ids(most) for batch, (appended, most) in batches.items()}
-        return [
-            known[id(appended)][position] for _, events, appended, position in parts for _ in range(events)
-        ]
+        if self._position >= 0:
+            entry_id = self._endings[0].entry_id(self._position)
+            return [entry_id] if entry_id else []
+        return [entry_id for ending in self._endings for entry_id in ending.entry_ids()]
 
     @property
     def entry_id(self) -> str:
         """Where the event stands, or the first of several; empty until it is known to be in the stream."""
-        if len(self._parts) == 1:  # without spelling out the ids of a whole batch
-            _, _, appended, position = self._parts[0]
-            if not appended.skipped:
-                return f"{appended.first_ms}-{appended.first_seq + position}"
-        ids = self.entry_ids
-        return ids[0] if ids else ""
+        if self._position >= 0:
+            return self._endings[0].entry_id(self._position)
+        return next((ending.entry_id(0) for ending in self._endings if ending.appended and ending.events), "")
 
     @property
     def error(self) -> SendError | None:
         """Why the send failed; None while it is under way and after it went well. Reading it counts as looking."""
-        return self._unread.look() if self._unread is not None else None
+        with self._endings[0].failures.lock:  # whoever settles just now has set the end before the error
+            return self._unread.look() if self._unread is not None else None
 
     def result(self, timeout: float | None = None) -> Confirmation:
         """Wait for the end of the send, at most `timeout` seconds (None: as long as the send may take).
@@ -178,88 +236,67 @@ class Receipt:
             SendError: not in the stream. SendUnknownError: perhaps in the stream. NotConfirmed: in the stream, but
                 the confirm level was not reached in time. TimeoutError: not ended within `timeout`.
         """
-        if self._open:
-            self._wait(timeout)
+        until_s = None
+        for ending in self._endings:
+            if ending.fate is None:
+                ended = threading.Event()
+                if timeout is not None and until_s is None:
+                    until_s = time.monotonic() + timeout
+                if ending.add_waiter(ended) and not ended.wait(
+                    None if until_s is None else max(until_s - time.monotonic(), 0)
+                ):
+                    raise TimeoutError(
+                        f"the send has not ended within {show_duration((timeout or 0) * 1_000)}; it goes on"
+                    )
         return self._result()
 
     def __await__(self) -> Generator[object, None, Confirmation]:
-        if self._open:
-            loop = asyncio.get_running_loop()
-            future: _Future = loop.create_future()
-            if self._add_waiter(future):
-                yield from future.__await__()
+        for ending in self._endings:
+            if ending.fate is None:
+                future: _Future = asyncio.get_running_loop().create_future()
+                if ending.add_waiter(future):
+                    yield from future.__await__()
         return self._result()
 
     def __repr__(self) -> str:
-        if self._open:
+        if not self.done:
             return f"<Receipt of {self._events:,} events, under way>"
         state = f"failed: {self._unread.error}" if self._unread else f"in the stream at {self.entry_id}"
         return f"<Receipt of {self._events:,} events, {state}>"
-
-    def _expect(self, entries: int) -> None:
-        """So many entries are to be settled."""
-        self._open = entries
 
     def _disregard(self) -> None:
         """Whoever holds it looks after failures: they are nobody else's business."""
         self._silent = True
 
-    def _renumber(self, number: int) -> None:
-        """The event got its number only when its pack was made."""
-        self._first = number
-
     def _result(self) -> Confirmation:
-        if self._unread is not None:
-            raise self._unread.look().with_traceback(None)
-        return Confirmation(self.entry_ids, self.event_ids, self._level)
+        error = self.error
+        if error is not None:
+            raise error.with_traceback(None)
+        return Confirmation(self.entry_ids, self.event_ids, self._endings[0].level)
 
-    def _wait(self, timeout: float | None) -> None:
-        ended = threading.Event()
-        if self._add_waiter(ended) and not ended.wait(timeout):
-            raise TimeoutError(
-                f"the send has not ended within {show_duration((timeout or 0) * 1_000)}; it goes on"
-            )
+    def _failed(self) -> None:
+        """A part of it did not go well: once all of it has ended, that is kept for who looks. With the lock held."""
+        if self._unread is not None or self._endings[-1].fate is None or not self.done:
+            return
+        bad: dict[Fate | None, Ending] = {
+            ending.fate: ending for ending in reversed(self._endings) if ending.fate is not Fate.CONFIRMED
+        }
+        if not bad:
+            return
+        self._unread = _Unread(self._judge(bad), self._endings[0].failures)
+        if self._silent or Fate.DROPPED in bad:  # the latter is what when_full=drop_oldest asks for
+            self._unread.look()
 
-    def _add_waiter(self, waiter: "threading.Event | _Future") -> bool:
-        """False if the receipt was settled meanwhile."""
-        with self._failures.lock:
-            if not self._open:
-                return False
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            return True
-
-    def _settle(
-        self, entry: Entry, position: int, settled: Settled
-    ) -> "list[threading.Event | _Future] | None":
-        """Note the end of one entry; the waiters to wake if it was the last. With Failures.lock held."""
-        if settled.appended is not None:
-            self._parts.append((entry.index, entry.events, settled.appended, position))
-        if settled.fate is not Fate.CONFIRMED:
-            self._ended.setdefault(settled.fate, (settled.stream, settled.error))
-        self._open -= 1
-        if self._open:
-            return None
-        if self._ended:
-            self._unread = _Unread(self._judge(), self._failures)
-            if (
-                self._silent or Fate.DROPPED in self._ended
-            ):  # the latter is what when_full=drop_oldest asks for
-                self._unread.look()
-        waiters, self._waiters = self._waiters, None
-        return waiters
-
-    def _judge(self) -> SendError:
+    def _judge(self, bad: "dict[Fate | None, Ending]") -> SendError:
         """One error for all parts: what is in doubt outweighs what failed, which outweighs a level not reached."""
-        fate = min(self._ended, key=_GRAVEST.index)
-        stream, cause = self._ended[fate]
+        fate = next(fate for fate in _GRAVEST if fate in bad)
+        cause = bad[fate].error
         why = f": {cause}" if cause else ""
         count = f" ({len(self.entry_ids):,} of {self._events:,} events are in it)" if self._events > 1 else ""
-        where = f"stream {stream!r}{count}"
+        where = f"stream {bad[fate].stream!r}{count}"
         if fate is Fate.NOT_REACHED:
             error: SendError = NotConfirmed(
-                f"in {where}, but confirm={self._level} was not reached in time{why}",
+                f"in {where}, but confirm={bad[fate].level} was not reached in time{why}",
                 entry_id=self.entry_id,
                 reached="accepted",
             )
@@ -272,15 +309,22 @@ class Receipt:
 
 
 def settle(settled: Iterable[Settled], failures: Failures) -> None:
-    """Settle the receipts of all these entries and wake whoever waits for them: one call per event loop."""
+    """Settle the receipts of all these chunks and wake whoever waits for them: one call per event loop."""
     woken: list[threading.Event | _Future] = []
     with failures.lock:
         for one in settled:
-            for position, entry in enumerate(one.entries):
-                for part in entry.parts or (entry,):
-                    waiters = part.receipt._settle(part, position, one)
-                    if waiters:
-                        woken += waiters
+            first = 0
+            for chunk in one.chunks:
+                ending: Ending = chunk.ending
+                ending.settle(chunk, first, one)
+                first += chunk.entries
+                # A receipt of several chunks hears of each: what failed before counts once the last has ended.
+                if one.fate is not Fate.CONFIRMED or chunk.receipts[0]._position < 0:
+                    for receipt in chunk.receipts:
+                        receipt._failed()
+                if ending.waiters:
+                    woken += ending.waiters
+                    ending.waiters = None
     loops: dict[asyncio.AbstractEventLoop, list[_Future]] = {}
     for waiter in woken:
         if isinstance(waiter, threading.Event):

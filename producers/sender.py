@@ -27,15 +27,20 @@ from pipeline.options import ProducerOptions
 from pipeline.server.append import MAX_UNCONFIRMED, Appended
 from pipeline.server.connect import Connector
 from producers import at_exit
-from producers.batch import Entry, Fate, Settled
+from producers.batch import Batches, Chunk, Fate, Meta, Settled
 from producers.confirm import Level
 from producers.encoder import Encoder
 from producers.exchange import LONGEST_SLEEP_MS, Exchange
 from producers.outbox import Outbox
-from producers.receipt import Failures, settle
+from producers.receipt import Ending, Failures, Receipt, settle
 
 MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN", "MOVED", "CLUSTERDOWN"})
 """Refusals after which the primary is looked for anew."""
+
+JOIN_MS = 50
+"""Events share a chunk, and its deadline, if they are sent within this, in ms."""
+DIRECT_BYTES = 65_536
+"""An event up to this size is written by the thread that sends it, if nothing is on the way: the socket takes it."""
 
 _NO_OLDER = (
     "dropped: all older events are on their way, so none of them could make room (when_full=drop_oldest)"
@@ -82,10 +87,13 @@ class Sender:
         self.options = options
         self.level = Level.of(options.confirm, options.confirm_timeout_ms)
         self._on_error = on_error
+        # Where the oldest is dropped for the newest, each event goes by itself.
+        self._joins = options.when_full != "drop_oldest"
         self._begin(connector, encoder)
 
     def _begin(self, connector: Connector, encoder: Encoder) -> None:
         """Start with nothing."""
+        self._encoder = encoder
         self._exchange = Exchange(connector, encoder, self.options, self.level)
         self.failures = Failures()
         self.counts = Counts()
@@ -99,6 +107,8 @@ class Sender:
         self._starting = False
         self._wake_read, self._wake_write = -1, -1
         self._asleep = False
+        self._writing = False
+        """A thread that sends writes by itself, and may be interrupted by a signal handler that sends."""
         self._closing = False
         self._stopped = False
         self._give_up_ms = float("inf")
@@ -110,58 +120,114 @@ class Sender:
 
     # What producers call, from any thread.
 
-    def add(self, stream: str, entry: Entry, *, block_ms: float | None = None) -> None:
-        """Queue an entry, as the policy for a full buffer allows.
+    def send(
+        self,
+        stream: str,
+        number: int,
+        values: Sequence[bytes],
+        size_bytes: int,
+        dedupe: str = "",
+        plain: bool = True,
+        meta: Meta | None = None,
+        *,
+        block_ms: float | None = None,
+    ) -> Receipt:
+        """Queue one event; it joins those that wait.
+
+        Args:
+            number: of the event; 0 for one that is to be packed, which gets it then.
+            values: header and body, or (not plain) all names and values of the entry; of one to be packed, its body.
+            meta: what an event that is to be packed says beside its data; None: it has an entry to itself.
 
         Raises:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
-        dropped: list[Settled] = []
+        loose = meta is not None
+        given = {0: dedupe} if dedupe else None
         with self._lock:
-            if self._closing:
-                raise ClosedError("the producer is closed")
-            if not self.outbox.has_room(entry.events, entry.size_bytes) and not self._make_room(
-                entry, dropped, self.options.block_ms if block_ms is None else block_ms
-            ):
-                self._end([*dropped, Settled(stream, [entry], Fate.DROPPED, error=BufferFull(_NO_OLDER))])
+            now = now_ms()
+            outbox = self.outbox
+            room, dropped = True, None
+            if self._closing or not outbox.has_room(1, size_bytes):
+                room, dropped = self._make_room(1, size_bytes, block_ms)
+            batches = outbox.stream(stream)
+            had, was_full = bool(batches.waiting), batches.full
+            chunk = batches.joinable(now, size_bytes, loose=loose) if plain and room and self._joins else None
+            fresh = chunk is None
+            if chunk is None:
+                chunk = self.chunk(stream, now)
+                chunk.plain = plain
+                chunk.join_until_ms = now + JOIN_MS if plain else 0.0
+            receipt = Receipt(chunk.endings, number, chunk.events, 1, given)
+            chunk.receipts.append(receipt)
+            if meta is not None:
+                chunk.add_loose(values[0], meta, size_bytes)
+            else:
+                chunk.add(values, size_bytes, dedupe=dedupe)
+            if not room:
+                self._end(
+                    [*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))]
+                )
+                return receipt
+            if fresh:
+                outbox.add(batches, chunk)
+            else:
+                outbox.joined(batches, size_bytes, loose=loose)
+            if dropped:
+                self._end(dropped)
+            wake = self._set_off(batches, had, was_full, size_bytes, now)
+        if wake:
+            self._wake()
+        return receipt
+
+    def chunk(self, stream: str, now: float, *, index: int = 0) -> Chunk:
+        """An empty chunk; index: which event of its receipt it begins with."""
+        ending = Ending(self.failures, self._encoder.producer, self.options.confirm, stream, index=index)
+        return Chunk(now + self.options.send_timeout_ms, ending)
+
+    def add(self, stream: str, chunk: Chunk, *, block_ms: float | None = None) -> None:
+        """Queue a chunk, as the policy for a full buffer allows.
+
+        Raises:
+            BufferFull: no room; nothing was queued. ClosedError: closed.
+        """
+        with self._lock:
+            room, dropped = True, None
+            if self._closing or not self.outbox.has_room(chunk.events, chunk.size_bytes):
+                room, dropped = self._make_room(chunk.events, chunk.size_bytes, block_ms)
+            if not room:
+                self._end(
+                    [*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))]
+                )
                 return
             batches = self.outbox.stream(stream)
             had, was_full = bool(batches.waiting), batches.full
-            self.outbox.add(batches, entry)
-            # A stream that had something waiting is being held, or gathers until an answer comes.
-            wake = self._asleep and ((batches.full and not was_full) if self._exchange.in_flight else not had)
-            if wake:
-                self._asleep = False
-            if self._thread is None and not self._starting:
-                # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
-                self._starting = True
-                try:
-                    self._thread = self._start()
-                finally:
-                    self._starting = False
-            self._end(dropped)
+            self.outbox.add(batches, chunk)
+            if dropped:
+                self._end(dropped)
+            wake = self._set_off(batches, had, was_full, chunk.size_bytes, now_ms())
         if wake:
             self._wake()
 
-    def add_all(self, stream: str, entries: list[Entry]) -> None:
-        """Queue the entries of one receipt, in order; what finds no room is settled as failed.
+    def add_all(self, stream: str, chunks: list[Chunk]) -> None:
+        """Queue the chunks of one receipt, in order; what finds no room is settled as failed.
 
         Raises:
             BufferFull, ClosedError: nothing was queued.
         """
-        for index, entry in enumerate(entries):
+        for index, chunk in enumerate(chunks):
             try:
-                self.add(stream, entry)
+                self.add(stream, chunk)
             except (BufferFull, ClosedError) as error:
                 if not index:
                     raise
-                self.give_up(stream, entries[index:], error)
+                self.give_up(stream, chunks[index:], error)
                 return
 
-    def give_up(self, stream: str, entries: Sequence[Entry], error: MillstreamError) -> None:
-        """End entries that were never queued."""
+    def give_up(self, stream: str, chunks: Sequence[Chunk], error: MillstreamError) -> None:
+        """End chunks that were never queued."""
         with self._lock:
-            self._end([Settled(stream, entries, Fate.FAILED, error=error)])
+            self._end([Settled(stream, chunks, Fate.FAILED, error=error)])
 
     def when_room(self, call: Callable[[], None]) -> None:
         """Call it, once, from the sender's thread, as soon as something has left the buffer."""
@@ -240,30 +306,66 @@ class Sender:
                 except Exception as fault:  # noqa: BLE001 - someone else's code must not end the sender
                     _log.error("on_error raised", error=repr(fault))
 
-    def _make_room(self, entry: Entry, dropped: list[Settled], block_ms: float) -> bool:
-        """Apply the policy: whether there is room now, or an error. With the lock held."""
+    def _make_room(
+        self, events: int, size_bytes: int, block_ms: float | None
+    ) -> tuple[bool, list[Settled] | None]:
+        """Apply the policy: whether there is room now, and what had to go for it; or an error. With the lock held."""
         policy = self.options.when_full
-        until_ms = now_ms() + block_ms
-        while not self.outbox.has_room(entry.events, entry.size_bytes):
+        dropped: list[Settled] = []
+        until_ms = now_ms() + (self.options.block_ms if block_ms is None else block_ms)
+        while not self._closing and not self.outbox.has_room(events, size_bytes):
             if policy == "drop_oldest":
                 oldest = self.outbox.drop_oldest()
-                if oldest is not None:
-                    error = BufferFull("dropped to make room for a newer event (when_full=drop_oldest)")
-                    dropped.append(Settled(oldest[0], [oldest[1]], Fate.DROPPED, error=error))
-                    continue
-                return False
+                if oldest is None:
+                    return False, dropped
+                error = BufferFull("dropped to make room for a newer event (when_full=drop_oldest)")
+                dropped.append(Settled(oldest[0], [oldest[1]], Fate.DROPPED, error=error))
+                continue
             rest_ms = until_ms - now_ms()
-            if policy == "block" and rest_ms > 0 and not self._closing:
+            if policy == "block" and rest_ms > 0:
                 self._changed.wait(rest_ms / 1_000)
                 continue
-            if self._closing:
-                raise ClosedError("the producer is closed")
             raise BufferFull(
                 f"{self.outbox.events:,} events of {self.outbox.bytes:,} bytes are not confirmed yet "
                 f"(buffer_events={self.options.buffer_events:,}, buffer_bytes={self.options.buffer_bytes:,}, "
                 f"when_full={policy})" + (f": {self._why}" if self._why else "")
             )
-        return True
+        if self._closing:
+            raise ClosedError("the producer is closed")
+        return True, dropped
+
+    def _set_off(self, batches: Batches, had: bool, was_full: bool, size_bytes: int, now: float) -> bool:
+        """See that what was queued is sent; whether the thread is to be woken for it. With the lock held."""
+        if self._thread is None and not self._starting:
+            # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
+            self._starting = True
+            try:
+                self._thread = self._start()
+            finally:
+                self._starting = False
+        if not self._asleep:
+            return False
+        # A stream that had something waiting is being held, or gathers until an answer comes.
+        exchange = self._exchange
+        if exchange.in_flight:
+            due = batches.full and not was_full
+        else:
+            due = not had
+            if due and not self._writing and exchange.connected and size_bytes <= DIRECT_BYTES:
+                # Nothing is on the way, so the socket takes it at once: that spares it a change of threads.
+                self._writing = True
+                try:
+                    taken = self.outbox.take(now)
+                    if taken:
+                        exchange.write(taken, now)
+                        due = False
+                except MillstreamError:
+                    pass  # the thread finds the link broken, and what was on it in the outbox
+                finally:
+                    self._writing = False
+        if due:
+            self._asleep = False
+        return due
 
     def _start(self) -> threading.Thread | None:
         """The thread; None at the end of the process, where close() does its work."""
@@ -410,18 +512,24 @@ class Sender:
         times = [time_ms for time_ms in (until_ms, due_ms) if time_ms is not None]
         if self._closing:
             times.append(self._give_up_ms)
+        if connected:  # who sends may write by itself meanwhile: then there is an answer to be watched for
+            times.append(now + min(self._exchange.connector.timeout_ms, self.options.send_timeout_ms))
         timeout_ms = min(times) - now if times else None
         if not connected:
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
             poll.poll(None if timeout_ms is None else int(max(min(timeout_ms, LONGEST_SLEEP_MS), 0)) + 1)
-        elif self._exchange.ready(timeout_ms, self._wake_read):
+            self._awake()
+            return
+        ready = self._exchange.ready(timeout_ms, self._wake_read)
+        self._awake()
+        if ready and not self._exchange.in_flight:
             # Nothing was asked, so this is the connection's end: noticed now, not by the next send.
             self._exchange.disconnect()
-        self._awake()
 
     def _awake(self) -> None:
-        self._asleep = False
+        with self._lock:  # not while another thread writes because this one sleeps
+            self._asleep = False
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4_096)
 
@@ -459,7 +567,7 @@ class Sender:
             return
         counts = self.counts
         for one in settled:
-            events = sum(entry.events for entry in one.entries)
+            events = sum(chunk.events for chunk in one.chunks)
             if one.fate is Fate.CONFIRMED:
                 counts.confirmed += events
             elif one.fate is Fate.NOT_REACHED:

@@ -27,6 +27,7 @@ HOMES = {
     "redis": ("pipeline.server",),
     "hiredis": ("pipeline.server",),
     "msgpack": ("pipeline.codec",),
+    "ormsgpack": ("pipeline.codec",),
     "zstandard": ("pipeline",),
     # The demo's service stands for a user's application.
     "structlog": ("pipeline.observe", "producers.logs", "console.demo.service"),

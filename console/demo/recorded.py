@@ -9,7 +9,7 @@ from typing import Any
 from console.demo.account import AccountWriter, Confirmed
 from pipeline.errors import SendError
 from pipeline.observe.log import get_logger
-from producers.batch import Entry
+from producers.batch import Chunk
 from producers.producer import Producer
 from producers.receipt import Receipt
 
@@ -30,12 +30,12 @@ class RecordedProducer(Producer):
         self._under_way.append(receipt)
         return receipt
 
-    def add(self, stream: str, entry: Entry, *, block_ms: float | None = None) -> None:
-        """As Producer.add(), which sources and log shippers use; one receipt may stand for many entries."""
-        super().add(stream, entry, block_ms=block_ms)
-        if self._last is not entry.receipt:
-            self._last = entry.receipt
-            self._under_way.append(entry.receipt)
+    def add(self, stream: str, chunk: Chunk, *, block_ms: float | None = None) -> None:
+        """As Producer.add(), which sources and log shippers use; one receipt may stand for many chunks."""
+        super().add(stream, chunk, block_ms=block_ms)
+        if self._last is not chunk.receipt:
+            self._last = chunk.receipt
+            self._under_way.append(chunk.receipt)
 
     def record(self) -> None:
         """Write down the sends that have ended since the last call."""

@@ -85,15 +85,22 @@ def append_command(
     *,
     number: int,
     base: int,
-    entries: Sequence[Sequence[bytes]],
+    values: Sequence[Sequence[bytes]],
+    entries: int,
+    plain: bool = True,
     ids: Mapping[int, str] = {},
     source: str = "",
     before: str = "",
     after: str = "",
     options: AppendOptions = AppendOptions(),
 ) -> tuple[Arg, ...]:
-    """The EVALSHA for one batch. ids: index of an entry to the event id that must not be in the stream yet."""
-    plain = all(len(fields) == 4 and fields[0] == b"h" and fields[2] == b"b" for fields in entries)
+    """The EVALSHA for one batch.
+
+    Args:
+        values: header and body of each entry in turn, in as many pieces as are at hand; if not plain, the names and
+            values of one entry in each piece.
+        entries: how many entries these are. ids: index of an entry to the event id that must not be in the stream yet.
+    """
     args: list[Arg] = [
         number,
         base,
@@ -103,19 +110,19 @@ def append_command(
         before if source else "",
         after if source else "",
         int(plain),
-        len(entries),
+        entries,
     ]
     names = [keys.stream, keys.producer(producer), keys.source(source) if source else keys.never]
     for index in sorted(ids):
         names.append(keys.ids(ids[index]))
         args.append(index + 1)
     if plain:
-        for _, header, _, body in entries:
-            args += (header, body)
+        for piece in values:
+            args += piece
     else:
-        for fields in entries:
-            args.append(len(fields))
-            args += fields
+        for piece in values:
+            args.append(len(piece))
+            args += piece
     return script("append").command(names, args)
 
 

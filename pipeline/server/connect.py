@@ -50,7 +50,8 @@ class Link:
         sock = connection._get_socket()
         assert sock is not None, "the client library connected"
         self._sock: socket.socket = sock
-        self._sock.settimeout(self._timeout_s)
+        self._socket_timeout_s = 0.0
+        self._wait_at_most(self._timeout_s)
         self._reader = hiredis.Reader(protocolError=_ErrorReply, replyError=_ErrorReply)
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
@@ -90,7 +91,7 @@ class Link:
         packed = b"".join([hiredis.pack_command(tuple(each)) for each in commands])  # type: ignore[arg-type]
         self._usable()
         try:
-            self._sock.settimeout(self._timeout_s)
+            self._wait_at_most(self._timeout_s)
             self._sock.sendall(packed)
         except OSError as error:
             raise self._broken(error) from None
@@ -110,7 +111,7 @@ class Link:
         if reply is False:
             timeout_s = self._timeout_s if timeout_ms is None else timeout_ms / 1_000
             try:
-                self._sock.settimeout(timeout_s)
+                self._wait_at_most(timeout_s)
                 while reply is False:
                     size = self._sock.recv_into(self._buffer)
                     if not size:
@@ -141,6 +142,11 @@ class Link:
         """Close the connection; commands under way may or may not be carried out."""
         self.closed = True
         self._connection.disconnect()
+
+    def _wait_at_most(self, timeout_s: float) -> None:
+        if timeout_s != self._socket_timeout_s:  # a system call, where it changes
+            self._sock.settimeout(timeout_s)
+            self._socket_timeout_s = timeout_s
 
     def _usable(self) -> None:
         if self.closed or self._pid != os.getpid():

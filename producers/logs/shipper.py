@@ -18,7 +18,7 @@ from pipeline.event import Event
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions
 from producers import at_exit
-from producers.batch import Entry
+from producers.batch import Chunk
 from producers.logs.line import Line, cut, level_name, sendable
 from producers.logs.reentrant_event import ReentrantEvent
 from producers.producer import Producer
@@ -206,14 +206,14 @@ class LogShipper:
                         self.dropped += sum(one.events for one in entries[number:])
                         return
 
-    def _add(self, producer: Producer, entry: Entry) -> bool:
+    def _add(self, producer: Producer, entry: Chunk) -> bool:
         try:
             producer.add(self.stream, entry, block_ms=ROOM_MS)
         except (BufferFull, ClosedError):
             return False
         return True
 
-    def _entries(self, producer: Producer, events: list[Event]) -> list[Entry]:
+    def _entries(self, producer: Producer, events: list[Event]) -> list[Chunk]:
         try:
             return producer.entries(events, pack=self.options.pack)
         except (EncodeError, EventTooLargeError):

@@ -31,7 +31,7 @@ from pipeline.keys import StreamKeys
 from pipeline.observe.log import Limited, get_logger
 from pipeline.server.connect import Link
 from pipeline.server.replies import text
-from producers.batch import Entry, Step
+from producers.batch import Chunk, Step
 from producers.producer import Producer
 from producers.receipt import Receipt
 from producers.sources.parsers import Parser, parse_line, parse_text
@@ -147,20 +147,18 @@ class Feed:
         self.fed.lines += len(lines)
         if cut:
             self._limited.warning("cut", "line is too long: its beginning was sent", bytes=max(cut.values()))
-        entries = self._entries(made)
-        if entries:
-            receipt: Receipt = entries[0].receipt
+        chunks = self._chunks(made)
+        if chunks:
+            receipt: Receipt = chunks[0].receipt
             receipt._disregard()  # looked at here, or read again from the stored position
             self._receipts.append(receipt)
-        for number, entry in enumerate(entries):
+        for number, chunk in enumerate(chunks):
             if position is not None:
-                last = entry.index + entry.events - 1
-                entry.step = Step(self._source, self._before, position(last))
-                self._before = entry.step.after
-            if not self._add(entry):
-                self._producer.give_up(
-                    self._stream, entries[number:], SendError("the source was interrupted")
-                )
+                last = chunk.ending.index + chunk.events - 1
+                chunk.step = Step(self._source, self._before, position(last))
+                self._before = chunk.step.after
+            if not self._add(chunk):
+                self._producer.give_up(self._stream, chunks[number:], SendError("the source was interrupted"))
                 return False
         return self.check()
 
@@ -230,7 +228,7 @@ class Feed:
         if link is not None:
             link.close()
 
-    def _entries(self, events: list[Event]) -> list[Entry]:
+    def _chunks(self, events: list[Event]) -> list[Chunk]:
         try:
             return self._producer.entries(events, pack=self._pack)
         except (EncodeError, EventTooLargeError):
@@ -248,11 +246,11 @@ class Feed:
             )
         return event
 
-    def _add(self, entry: Entry) -> bool:
+    def _add(self, chunk: Chunk) -> bool:
         """Queue it; False where it found no place: the source was stopped, or has to find its place again."""
         while True:
             try:
-                self._producer.add(self._stream, entry)
+                self._producer.add(self._stream, chunk)
             except BufferFull as error:
                 self._limited.warning("full", "source waits for the server", why=str(error))
                 # Stopped: what was read from a pipe is gone if it is not queued, so one try is always made.

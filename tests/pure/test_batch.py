@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 
 from pipeline.errors import MillstreamError, SendError, ServerRefusedError, WrongKeyTypeError
 from pipeline.server.append import MAX_UNCONFIRMED, Answer, Appended, Elsewhere, Forgotten, Gap
-from producers.batch import Batch, Batches, Entry, Fate, Settled, Step
+from producers.batch import Batch, Batches, Chunk, Fate, Settled, Step
 
 OOM = ServerRefusedError("OOM command not allowed", code="OOM", passing=True)
 TIMEOUT_MS = 1_000
 
 
-def entry(name: str, now_ms: float = 0, *, size: int = 10, step: Step | None = None) -> Entry:
-    """An entry whose body is its name."""
-    return Entry([b"h", b"", b"b", name.encode()], size, now_ms + TIMEOUT_MS, name, step=step)
+def entry(name: str, now_ms: float = 0, *, size: int = 10, step: Step | None = None) -> Chunk:
+    """A chunk of one entry, whose body is its name."""
+    chunk = Chunk(now_ms + TIMEOUT_MS, None)
+    chunk.add([b"", name.encode()], size)
+    chunk.receipts.append(name)
+    chunk.step = step
+    return chunk
 
 
 def batches(**options: Any) -> Batches:
@@ -83,7 +87,7 @@ class Wire:
     def send(self, *, only_full: bool = False) -> None:
         """Put on the wire what is due."""
         for batch in self.sender.take(self.now_ms, only_full=only_full):
-            names = [one.receipt for one in batch.entries]
+            names = [one.receipt for one in batch.chunks]
             self.requests.append(Request(batch, batch.number, batch.base, names, batch.before, batch.after))
 
     def serve(self, refusal: MillstreamError | None = None) -> None:
@@ -131,7 +135,7 @@ class Wire:
 
     def fates(self) -> dict[str, Fate]:
         """Entry name to how its sending ended."""
-        return {one.receipt: settled.fate for settled in self.settled for one in settled.entries}
+        return {one.receipt: settled.fate for settled in self.settled for one in settled.chunks}
 
 
 ACTIONS = st.sampled_from(
@@ -191,7 +195,7 @@ def test_every_entry_is_appended_once_and_in_order_whatever_the_network_does(
     for settled in wire.settled:
         if settled.appended:
             first = settled.appended.first_seq
-            assert stream[first : first + len(settled.entries)] == [one.receipt for one in settled.entries]
+            assert stream[first : first + len(settled.chunks)] == [one.receipt for one in settled.chunks]
     assert sender.idle
     assert sender.deadline_ms() is None
 
@@ -216,7 +220,7 @@ def test_a_source_that_restarts_from_its_stored_position_neither_loses_nor_repea
     def look() -> None:
         nonlocal position, held, seen
         for settled in wire.settled[seen:]:
-            held -= len(settled.entries)
+            held -= len(settled.chunks)
             if settled.fate in (Fate.FAILED, Fate.UNKNOWN):
                 position = -1  # interrupted: wait for the rest to end, then read the position
         seen = len(wire.settled)
@@ -325,7 +329,7 @@ def test_batches_are_bounded_in_entries_and_bytes(size: int, expected: list[int]
     sender = batches()
     for name in "abcde":
         sender.add(entry(name, size=size))
-    assert [len(batch.entries) for batch in sender.take(0)] == expected
+    assert [len(batch.chunks) for batch in sender.take(0)] == expected
 
 
 def test_only_full_batches_are_made_while_an_answer_is_awaited() -> None:
@@ -333,8 +337,8 @@ def test_only_full_batches_are_made_while_an_answer_is_awaited() -> None:
     sender = batches()
     for name in "abcd":
         sender.add(entry(name))
-    assert [len(batch.entries) for batch in sender.take(0, only_full=True)] == [3]
-    assert [len(batch.entries) for batch in sender.take(0)] == [1]
+    assert [len(batch.chunks) for batch in sender.take(0, only_full=True)] == [3]
+    assert [len(batch.chunks) for batch in sender.take(0)] == [1]
 
 
 def test_fail_all_ends_everything() -> None:

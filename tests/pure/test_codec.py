@@ -123,6 +123,7 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
         ((1, (2, 3)), [1, [2, 3]]),
         (Point(1, 2), [1, 2]),
         ({"a": Color.RED, "b": Size.BIG, Color.RED: 1}, {"a": "red", "b": 3, "red": 1}),
+        ({Color.RED: 1}, {"red": 1}),
         (bytearray(b"xy"), b"xy"),
         (memoryview(b"xy"), b"xy"),
         (OrderedDict(a=1), {"a": 1}),

@@ -31,8 +31,10 @@ def appender(link: Link, stream: str, producer: str = "p") -> Append:
     link.load(script("append"))
 
     def append(number: int, names: str, *, base: int = 0, **given: object) -> Answer:
-        entries = [[b"h", b"head", b"b", name.encode()] for name in names]
-        given = {"entries": entries, "options": OPTIONS, **given}
+        entries = given.pop("entries", None) or [[b"h", b"head", b"b", name.encode()] for name in names]
+        plain = all(len(fields) == 4 for fields in entries)  # type: ignore[attr-defined]
+        values = [fields[1::2] if plain else fields for fields in entries]  # type: ignore[attr-defined]
+        given = {"values": values, "entries": len(values), "plain": plain, "options": OPTIONS, **given}
         command = append_command(keys, producer, number=number, base=base or number, **given)  # type: ignore[arg-type]
         return parse_append(link.calls([command])[0])
 
@@ -286,7 +288,7 @@ def test_a_user_without_rights_to_the_stream_is_denied(own_server: OwnServer) ->
     rights = ("on", "nopass", "~*", "+evalsha", "+auth")
     link.call("ACL", "SETUSER", "writer", *rights)
     link.call("AUTH", "writer", "any")
-    command = append_command(StreamKeys("orders"), "p", number=1, base=1, entries=[[b"h", b"", b"b", b""]])
+    command = append_command(StreamKeys("orders"), "p", number=1, base=1, values=[[b"", b""]], entries=1)
     answer = parse_append(link.calls([command])[0])
     assert isinstance(answer, AccessDeniedError)
     link.close()

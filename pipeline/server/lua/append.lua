@@ -43,19 +43,28 @@ local ids = #KEYS - 3
 local at = 10 + ids
 local key, due = 4, ids > 0 and tonumber(ARGV[10]) or 0
 local first, prefix, seq, count, skipped = '', '', 0, 0, {}
+local call, argv = redis.pcall, ARGV
+
+local function add(id, from, size)
+  if plain then return call('XADD', stream, id, 'h', argv[from], 'b', argv[from + 1]) end
+  return call('XADD', stream, id, unpack(argv, from + 1, from + size))
+end
 
 -- Nothing is known that could fail after the first entry; should it happen, the batch leaves no trace.
 local function undo(failure)
-  for i = 0, count - 1 do redis.pcall('XDEL', stream, prefix .. (seq - count + i)) end
+  for i = 0, count - 1 do redis.pcall('XDEL', stream, prefix .. string.format('%d', seq + i)) end
   for i = 4, key - 1 do
     local id = redis.pcall('GET', KEYS[i])
     for j = 0, count - 1 do
-      if id == prefix .. (seq - count + j) then redis.pcall('DEL', KEYS[i]) end
+      if id == prefix .. string.format('%d', seq + j) then redis.pcall('DEL', KEYS[i]) end
     end
   end
   return failure
 end
 
+-- `ms-*`: the server counts on from the entry before, without a number to be written and read for each. Below 7.0 it
+-- is unknown, and refused before anything is done: then the number it is.
+local onward, counted = '*', false
 for i = 1, entries do
   local size = plain and 2 or tonumber(ARGV[at])
   local known = false
@@ -67,11 +76,11 @@ for i = 1, entries do
     skipped[#skipped + 1] = i .. '=' .. known
   else
     if size > 4000 then return undo(redis.error_reply('ERR an entry of ' .. size .. ' values exceeds 4000')) end
-    local id = count == 0 and '*' or prefix .. seq
-    if plain then
-      id = redis.pcall('XADD', stream, id, 'h', ARGV[at], 'b', ARGV[at + 1])
-    else
-      id = redis.pcall('XADD', stream, id, unpack(ARGV, at + 1, at + size))
+    if counted then onward = prefix .. string.format('%d', seq + count) end
+    local id = add(onward, at, size)
+    if type(id) == 'table' and count == 1 and not counted and string.find(id['err'], 'Invalid stream ID', 1, true) then
+      counted = true
+      id = add(prefix .. string.format('%d', seq + 1), at, size)
     end
     if type(id) == 'table' then return undo(id) end
     if count == 0 then
@@ -81,8 +90,9 @@ for i = 1, entries do
         redis.call('XDEL', stream, id)
         return redis.error_reply('ERR the stream ends in an entry id that cannot be counted on from: ' .. id)
       end
+      onward = prefix .. '*'
     end
-    seq, count = seq + 1, count + 1
+    count = count + 1
     if i == due then redis.call('SET', KEYS[key], id, 'PX', ARGV[5]) end
   end
   if i == due then

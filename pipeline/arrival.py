@@ -1,0 +1,147 @@
+"""Arrival: an entry as it came from the server, of which nothing is decoded before somebody asks for it.
+
+A handler that looks at little costs little: the first bytes of the header say how many events there are, and that this
+version can read them. What is wrong further on is found when it is looked at, and is a DecodeError then. Pure.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.codec import Codec, decode_items, decode_msgpack
+from pipeline.compression import decompress
+from pipeline.errors import DecodeError
+from pipeline.event import UNREAD, Event
+from pipeline.header import MAGIC, PACK, RECORDS, SINGLE, UNCOMPRESSED, VERSION, ZSTD, Header, read_header
+from pipeline.limits import DEFAULT_LIMITS
+from pipeline.origin import apply_record
+from pipeline.wire import Entry, decode_entry, encode_again
+
+_ARRAYS = range(0x97, 0x9D)  # arrays of 7 to 12 elements
+_SINGLES = frozenset(
+    MAGIC + bytes((array, VERSION, SINGLE, Codec.MSGPACK, UNCOMPRESSED, 1)) for array in _ARRAYS
+)
+_PACKS = frozenset(
+    MAGIC + bytes((array, VERSION, kind, Codec.MSGPACK, compression))
+    for array in _ARRAYS
+    for kind in (PACK, RECORDS)
+    for compression in (UNCOMPRESSED, ZSTD)
+)
+_new = Event.__new__
+
+
+class Arrival:
+    """An entry that was read. It is the origin of its events: they are of it as long as anybody holds one."""
+
+    __slots__ = ("_entry", "_header", "_items", "entry_id", "fields", "first_id")
+
+    entry_id: bytes
+    """Its id in the stream it was read from."""
+    fields: Sequence[bytes]
+    """Names and values in turn, without the envelope of a group's own stream."""
+    first_id: bytes
+    """The id of the entry its events were first appended in."""
+    _header: Header | None
+    _items: list[Any] | None
+    _entry: Entry | None
+
+    def glance(self) -> int:
+        """How many events it holds, from its first bytes; 0 where it has to be decoded to know (see events())."""
+        fields = self.fields
+        if len(fields) != 4 or fields[0] != b"h" or fields[2] != b"b" or len(fields[3]) > _LARGEST:
+            return 0
+        header = fields[1]
+        if header[:7] in _SINGLES:
+            return 1
+        if header[:6] not in _PACKS or len(header) < 10:
+            return 0
+        count = header[6]
+        if count == 0xCC:
+            count = header[7]
+        elif count == 0xCD:
+            count = header[7] << 8 | header[8]
+        elif count > 0x7F:
+            return 0
+        return count if count <= DEFAULT_LIMITS.max_read_pack_events else 0
+
+    def events(self) -> list[Event]:
+        """Its events, as far as it has to be decoded for them.
+
+        Raises:
+            DecodeError: corrupt, or beyond the limits. UnknownFormatError: of a format this version does not know.
+        """
+        events = []
+        for index in range(self.glance() or len(self._decoded().events)):
+            event = _new(Event)
+            event._data = UNREAD
+            event._origin = self
+            event._index = index
+            events.append(event)
+        return events
+
+    def load(self, event: Event) -> None:
+        """See Origin."""
+        index = event._index
+        if not self.glance():
+            read = self._decoded().events[index]
+            event.type, event.key, event.producer, event.number = (
+                read.type,
+                read.key,
+                read.producer,
+                read.number,
+            )
+            event._id, event._headers, event._time_ms = read._id, read._headers, read._time_ms
+            return
+        header = self._read_header()
+        kind, _, _, _, event.producer, number, event.type, event.key, time_ms, event._headers, event._id = (
+            header
+        )
+        event.number = number + index
+        event._time_ms = self.first_id if time_ms is None else time_ms
+        if kind == RECORDS:
+            apply_record(event, self._read_items()[index], time_ms or 0)
+
+    def data(self, index: int) -> Any:
+        """See Origin."""
+        if not self.glance():
+            return self._decoded().events[index].data
+        kind = self.fields[1][3]
+        if kind == SINGLE:
+            return decode_msgpack(self.fields[3])
+        item = self._read_items()[index]
+        return item[0] if kind == RECORDS else item
+
+    def again(self, index: int) -> list[bytes]:
+        """See Origin."""
+        return encode_again(self._decoded().events[index])
+
+    def check(self) -> None:
+        """Decode it as a whole.
+
+        Raises:
+            DecodeError, UnknownFormatError: as events().
+        """
+        for event in self._decoded().events:
+            _ = event.data
+
+    def _read_header(self) -> Header:
+        if self._header is None:
+            self._header = read_header(self.fields[1], DEFAULT_LIMITS)
+        return self._header
+
+    def _read_items(self) -> list[Any]:
+        if self._items is None:
+            kind, _, compression, count, *_ = self._read_header()
+            raw = decompress(self.fields[3], DEFAULT_LIMITS) if compression == ZSTD else self.fields[3]
+            items = decode_items(raw, DEFAULT_LIMITS, records=kind == RECORDS)
+            if len(items) != count:
+                raise DecodeError(f"the pack holds {len(items):,} events; its header says {count:,}")
+            self._items = items
+        return self._items
+
+    def _decoded(self) -> Entry:
+        if self._entry is None:
+            self._entry = decode_entry(self.entry_id, list(self.fields), origin=self.first_id)
+        return self._entry
+
+
+_LARGEST = DEFAULT_LIMITS.max_entry_bytes
