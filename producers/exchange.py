@@ -118,9 +118,20 @@ class Exchange:
             commands.append(self._command(batches, batch))
         if self._wait is not None:
             commands.append(self._wait)
-        # In flight before it is written: a write that breaks may have reached the server in part.
-        self._flights.append(_Flight(taken, loads, self._wait is not None, now_ms))
-        self._open().send(*commands)
+        # In flight before it is written: a write that breaks may have reached the server in part. One wait for a level
+        # stands behind all batches written together; else each is answered, and makes room for the next, by itself.
+        if self._wait is not None:
+            self._flights.append(_Flight(taken, loads, True, now_ms))
+        else:
+            self._flights += [
+                _Flight([one], loads and not index, False, now_ms) for index, one in enumerate(taken)
+            ]
+        self._open().post(*commands)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the socket has not taken all that was written."""
+        return self._link is not None and self._link.unsent
 
     def ready(self, timeout_ms: float | None, wake: int) -> bool:
         """Whether the next answer, or the end of the connection, is there within the time; `wake` ends the wait."""
@@ -128,14 +139,24 @@ class Exchange:
         return self._open().ready(wait_ms, wake=wake)
 
     def read(self) -> tuple[list[Answered], NotConnectedError | None]:
-        """The answers to what was written together first; and, if the connection broke among them, that.
+        """The answers to what was written first, and all others that came with them; if the connection broke, that.
 
         What was answered before it broke counts: else a connection that breaks again and again would never get on.
         """
+        answered: list[Answered] = []
+        try:
+            self._read_flight(answered)
+            while self._flights and not self._flights[0].waits and self._open().received():
+                self._read_flight(answered)
+        except NotConnectedError as error:
+            return answered, error
+        return answered, None
+
+    def _read_flight(self, answered: list[Answered]) -> None:
+        """Add the answers to what was written first, as far as they come."""
         link, flight = self._open(), self._flights[0]
         answers: list[Answer] = []
         reached, level_error, known = True, None, not flight.waits
-        error: NotConnectedError | None = None
         try:
             if flight.loads:
                 reply = link.read_or_error()
@@ -147,12 +168,11 @@ class Exchange:
                 reached, known = self._level.reached(reply), True
                 level_error = reply if isinstance(reply, MillstreamError) else None
             self._flights.popleft()
-        except NotConnectedError as broken:
-            error = broken
-        return [
-            Answered(batches, batch, answer, reached if known else None, level_error)
-            for (batches, batch), answer in zip(flight.batches, answers, strict=False)
-        ], error
+        finally:
+            answered += [
+                Answered(batches, batch, answer, reached if known else None, level_error)
+                for (batches, batch), answer in zip(flight.batches, answers, strict=False)
+            ]
 
     def _answer(self, answer: Answer) -> Answer:
         if isinstance(answer, ServerRefusedError) and answer.code == "NOSCRIPT":

@@ -358,7 +358,7 @@ class Sender:
                     taken = self.outbox.take(now)
                     if taken:
                         exchange.write(taken, now)
-                        due = False
+                        due = exchange.unsent  # the thread has to see to the rest
                 except MillstreamError:
                     pass  # the thread finds the link broken, and what was on it in the outbox
                 finally:

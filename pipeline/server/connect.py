@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -35,6 +35,9 @@ READ_BYTES = 1 << 18
 """Bytes asked of the socket at a time: a reply of 1,000 entries takes a few reads, not hundreds."""
 
 
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
 class _ErrorReply(Exception):
     """An error answer as hiredis hands it over; turned into a MillstreamError before anyone sees it."""
 
@@ -50,9 +53,11 @@ class Link:
         sock = connection._get_socket()
         assert sock is not None, "the client library connected"
         self._sock: socket.socket = sock
-        self._socket_timeout_s = 0.0
-        self._wait_at_most(self._timeout_s)
+        self._sock.settimeout(0)  # waiting is done by poll, for what can be read and for what can be written
+        self._unsent: list[memoryview] = []
+        self._idle_since_poll = False
         self._reader = hiredis.Reader(protocolError=_ErrorReply, replyError=_ErrorReply)
+        self._next: Reply = False  # a reply that received() found
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
         self.closed = False
@@ -87,14 +92,27 @@ class Link:
         self.call("SCRIPT", "LOAD", script.text)
 
     def send(self, *commands: Sequence[Arg]) -> None:
-        """Write commands without waiting for their replies; read() them later, in order."""
-        packed = b"".join([hiredis.pack_command(tuple(each)) for each in commands])  # type: ignore[arg-type]
+        """Write commands without waiting for their replies; read() them later, in order.
+
+        Replies that come meanwhile are taken in: a server that cannot get rid of them would read no further.
+        """
+        self.post(*commands)
+        while self._unsent:
+            self._wait(self._timeout_s)
+
+    def post(self, *commands: Sequence[Arg]) -> None:
+        """send() without waiting for the socket: what it does not take at once is written by ready() and read()."""
         self._usable()
+        self._unsent += [memoryview(hiredis.pack_command(tuple(each))) for each in commands]  # type: ignore[arg-type]
         try:
-            self._wait_at_most(self._timeout_s)
-            self._sock.sendall(packed)
+            self._write()
         except OSError as error:
             raise self._broken(error) from None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the socket has not taken all that was posted."""
+        return bool(self._unsent)
 
     def read(self, timeout_ms: int | None = None) -> Reply:
         """The next reply; its errors are raised. timeout_ms replaces the link's own (for blocking commands)."""
@@ -106,47 +124,104 @@ class Link:
     def read_or_error(self, timeout_ms: int | None = None) -> Reply:
         """The next reply; an error answer is returned, a broken connection raised."""
         self._usable()
-        gets: Callable[[], Any] = self._reader.gets
-        reply = gets()
+        reply, self._next = self._next, False
+        if reply is False:
+            reply = self._reply()
         if reply is False:
             timeout_s = self._timeout_s if timeout_ms is None else timeout_ms / 1_000
-            try:
-                self._wait_at_most(timeout_s)
-                while reply is False:
-                    size = self._sock.recv_into(self._buffer)
-                    if not size:
-                        raise ConnectionResetError("the server closed the connection")
-                    self._reader.feed(self._view[:size])  # type: ignore[arg-type]
-                    reply = gets()
-            except (OSError, _ErrorReply) as error:
-                raise self._broken(error, timeout_s) from None
+            while reply is False:
+                if not self._receive():
+                    self._wait(timeout_s)
+                reply = self._reply()
         return server_error(str(reply)) if isinstance(reply, _ErrorReply) else reply
+
+    def received(self) -> bool:
+        """Whether a whole reply has come in with others: read() gives it without waiting."""
+        if self._next is False:
+            self._next = self._reply()
+        return self._next is not False
 
     def ready(self, timeout_ms: int = 0, wake: int | None = None) -> bool:
         """Whether a reply (or the end of the connection) can be read now, or within timeout_ms.
 
-        wake is a file descriptor that ends the wait when it becomes readable; the answer is then False.
+        What was posted is written meanwhile. wake is a file descriptor that ends the wait when it becomes readable; the
+        answer is then False.
         """
         self._usable()
-        if self._reader.has_data() or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+        if self._next is not False or self._reader.has_data() or self._decrypted():
             return True
+        until_s = time.monotonic() + timeout_ms / 1_000
+        while True:
+            readable = self._poll(max(until_s - time.monotonic(), 0), wake)
+            if self._sock.fileno() in readable:
+                return True
+            if (wake is not None and wake in readable) or time.monotonic() >= until_s:
+                return False
+
+    def _reply(self) -> Reply:
+        try:
+            return self._reader.gets()
+        except _ErrorReply as error:
+            raise self._broken(error) from None
+
+    def _wait(self, timeout_s: float) -> None:
+        """Wait until the socket can be read or written, and do what can be done."""
+        if not self._decrypted() and self._sock.fileno() not in self._poll(timeout_s, None):
+            if self._idle_since_poll:
+                raise self._broken(TimeoutError(), timeout_s)
+            return
+        self._receive()
+
+    def _poll(self, timeout_s: float, wake: int | None) -> list[int]:
+        """Wait for the socket, and write what it takes; the descriptors that can be read."""
         # poll, not select: a process may have more than 1,024 files open.
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
+        poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         if wake is not None:
             poll.register(wake, select.POLLIN)
-        readable = [descriptor for descriptor, _ in poll.poll(timeout_ms)]
-        return self._sock.fileno() in readable
+        events = poll.poll(timeout_s * 1_000)
+        self._idle_since_poll = not events
+        try:
+            if any(event & select.POLLOUT for _, event in events):
+                self._write()
+        except OSError as error:
+            raise self._broken(error) from None
+        return [descriptor for descriptor, event in events if event & ~select.POLLOUT]
+
+    def _write(self) -> None:
+        """Give the socket what it takes."""
+        unsent = self._unsent
+        while unsent:
+            try:
+                sent = self._sock.send(unsent[0])
+            except _LATER:
+                return
+            if sent == len(unsent[0]):
+                del unsent[0]
+            else:
+                unsent[0] = unsent[0][sent:]
+
+    def _receive(self) -> bool:
+        """Take in what has come; whether anything has."""
+        try:
+            size = self._sock.recv_into(self._buffer)
+            if not size:
+                raise ConnectionResetError("the server closed the connection")
+        except _LATER:
+            return False
+        except OSError as error:
+            raise self._broken(error) from None
+        self._reader.feed(self._view[:size])  # type: ignore[arg-type]
+        return True
+
+    def _decrypted(self) -> bool:
+        """Whether TLS holds bytes that poll does not see."""
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def close(self) -> None:
         """Close the connection; commands under way may or may not be carried out."""
         self.closed = True
         self._connection.disconnect()
-
-    def _wait_at_most(self, timeout_s: float) -> None:
-        if timeout_s != self._socket_timeout_s:  # a system call, where it changes
-            self._sock.settimeout(timeout_s)
-            self._socket_timeout_s = timeout_s
 
     def _usable(self) -> None:
         if self.closed or self._pid != os.getpid():
