@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
-from itertools import chain
+from itertools import chain, repeat
 from types import NoneType
 from typing import Any
 from uuid import UUID
@@ -175,11 +175,19 @@ def encode_msgpack(data: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
 def encode_flat(rows: list[Any]) -> bytes | None:
     """The msgpack array of rows that are all flat dicts of scalars, in one step of C; None if any is not."""
     try:
-        if SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, rows)))):
-            return ormsgpack.packb(rows, option=_PLAIN_ONLY)
-    except TypeError:  # a row that is no dict, a key that is no text, a value that cannot be sent
+        return ormsgpack.packb(rows, option=_PLAIN_ONLY) if _all_flat(rows) else None
+    except TypeError:  # a key that is no text, a value that cannot be sent
         return None
-    return None
+
+
+def encode_each(rows: list[Any]) -> list[bytes] | None:
+    """The msgpack of each row, without a step of Python per row; None if any is no flat dict of scalars."""
+    try:
+        return (
+            list(map(ormsgpack.packb, rows, repeat(None), repeat(_PLAIN_ONLY))) if _all_flat(rows) else None
+        )
+    except TypeError:  # as in encode_flat
+        return None
 
 
 def decode_msgpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:

@@ -140,6 +140,14 @@ class SingleHeaders:
         except ValueError as error:
             raise EncodeError(f"type, key, id or a header cannot be sent: {error}") from error
 
+    def write_many(self, first_number: int, count: int, type_: str = "", key: str = "") -> list[bytes]:
+        """The headers of so many events that are numbered in a row and alike in all else."""
+        one = self.write(first_number, type_, key)
+        if count == 1 or first_number <= 0xFFFF or first_number + count >= 1 << 32:
+            return [self.write(number, type_, key) for number in range(first_number, first_number + count)]
+        start, _, end = one.partition(_UINT32(0xCE, first_number))
+        return [start + _UINT32(0xCE, number) + end for number in range(first_number, first_number + count)]
+
 
 _UINT32 = Struct(">BI").pack
 _SHORT_TEXT = 4_096

@@ -187,6 +187,33 @@ def encode_rows(
     )
 
 
+def pack_bodies(
+    bodies: Sequence[bytes],
+    *,
+    producer: str,
+    first_number: int,
+    type_: str,
+    key: str,
+    time_ms: int | None,
+    headers: dict[str, str] | None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> list[bytes]:
+    """Header and body of a pack of events that differ in their data alone, given what encode_body gave for each."""
+    return _pack_fields(
+        PACK,
+        array_of(bodies),
+        len(bodies),
+        producer,
+        first_number,
+        type_,
+        key,
+        time_ms,
+        headers,
+        True,
+        limits,
+    )[1::2]
+
+
 def _pack_fields(
     kind: int,
     raw: bytes,

@@ -45,11 +45,11 @@ class Chunk:
     """
 
     __slots__ = (
-        "bodies", "deadline_ms", "dedupe", "ending", "endings", "entries", "events", "join_until_ms", "metas", "plain",
-        "receipts", "size_bytes", "step", "values",
+        "bodies", "deadline_ms", "dedupe", "ending", "endings", "entries", "events", "join_until_ms", "left", "loose",
+        "metas", "plain", "receipts", "size_bytes", "step", "values",
     )  # fmt: skip
 
-    def __init__(self, deadline_ms: float, ending: Any, *, join_until_ms: float = 0.0) -> None:
+    def __init__(self, deadline_ms: float, ending: Any) -> None:
         self.values: list[bytes] = []
         """Header and body of each entry in turn; of one that is not plain, its names and values."""
         self.plain = True
@@ -59,8 +59,12 @@ class Chunk:
         self.events = 0
         self.size_bytes = 0
         self.deadline_ms = deadline_ms
-        self.join_until_ms = join_until_ms
-        """Until then others may join it: they share its deadline."""
+        self.left = 0
+        """So many more events may join it; none, once it is in a batch."""
+        self.join_until_ms = 0.0
+        """And only until then: they share its deadline."""
+        self.loose = False
+        """Its events are to be packed when it is sent."""
         self.ending = ending
         """What the receipts of its events learn when they end."""
         self.endings = [ending]
@@ -82,6 +86,7 @@ class Chunk:
 
     def add(self, values: Sequence[bytes], size_bytes: int, *, events: int = 1, dedupe: str = "") -> None:
         """Add an entry."""
+        self.left -= 1
         if dedupe:
             self.dedupe[self.entries] = dedupe
         self.values += values
@@ -97,6 +102,7 @@ class Chunk:
             self.metas.append(meta)
         elif not self.metas:
             self.metas.append(meta)
+        self.left -= 1
         self.bodies.append(body)
         self.events += 1
         self.size_bytes += size_bytes
@@ -188,8 +194,9 @@ class Batches:
     ) -> None:
         self.keys = StreamKeys(stream)
         self.waiting: deque[Chunk] = deque()
-        self.waiting_bytes = 0
-        self.waiting_weight = 0.0
+        # Of all that wait but the last, which others may still join.
+        self._before_bytes = 0
+        self._before_weight = 0.0
         self.next_number = first_number
         self._batch_entries = batch_events
         self._batch_bytes = batch_bytes
@@ -220,38 +227,30 @@ class Batches:
     @property
     def full(self) -> bool:
         """A whole batch is waiting."""
-        return self.waiting_weight >= self._batch_entries or self.waiting_bytes >= self._batch_bytes
+        if not self.waiting:
+            return False
+        last = self.waiting[-1]
+        return (
+            self._before_weight + self._weight(last) >= self._batch_entries
+            or self._before_bytes + last.size_bytes >= self._batch_bytes
+        )
 
     def add(self, chunk: Chunk) -> None:
         """Queue a chunk behind the others."""
+        if self.waiting:
+            self._count_last()
         self.waiting.append(chunk)
-        self.waiting_bytes += chunk.size_bytes
-        self.waiting_weight += self._weight(chunk)
 
-    def joinable(self, now_ms: float, size_bytes: int, *, loose: bool) -> Chunk | None:
-        """The chunk that waits last, if one more event of so many bytes may be added to it: then call joined()."""
-        if not self.waiting:
-            return None
-        chunk = self.waiting[-1]
-        if now_ms >= chunk.join_until_ms or chunk.size_bytes + size_bytes > self._batch_bytes:
-            return None
-        if loose != (not chunk.entries) or self._weight(chunk) + 1 > self._batch_entries:
-            return None
-        return chunk
-
-    def joined(self, size_bytes: int, *, loose: bool) -> None:
-        """An event was added to the chunk that waits last."""
-        self.waiting_bytes += size_bytes
-        self.waiting_weight += 1 / self._pack if loose else 1
+    def open(self, chunk: Chunk, until_ms: float) -> None:
+        """Let others join a chunk, as long as it waits, is no whole batch, and until then."""
+        chunk.left = self._batch_entries * (self._pack if chunk.loose else 1) - chunk.events
+        chunk.join_until_ms = until_ms
 
     def drop_oldest(self) -> Chunk | None:
         """Give up the oldest chunk that is in no batch yet; None if there is none."""
         if not self.waiting:
             return None
-        chunk = self.waiting.popleft()
-        self.waiting_bytes -= chunk.size_bytes
-        self.waiting_weight -= self._weight(chunk)
-        return chunk
+        return self._pop()
 
     def take(self, now_ms: float, *, only_full: bool = False, most: int = MAX_UNCONFIRMED) -> list[Batch]:
         """The batches to send now, in this order: first those to be sent again, then new ones; at most `most`.
@@ -365,6 +364,8 @@ class Batches:
                 )
         if self.waiting:
             settled.append(Settled(self.stream, list(self.waiting), Fate.FAILED, error=error))
+            for chunk in self.waiting:
+                chunk.left = 0
             self._replace_waiting(())
         return settled
 
@@ -402,13 +403,26 @@ class Batches:
                 break
             if (chunk.step.source if chunk.step else "") != source:
                 break
-            self.waiting.popleft()
+            chunks.append(self._pop())
             size += chunk.size_bytes
             weight += more
-            chunks.append(chunk)
-        self.waiting_bytes -= size
-        self.waiting_weight = self.waiting_weight - weight if self.waiting else 0.0
         return chunks
+
+    def _pop(self) -> Chunk:
+        """Take out the chunk that waits first: nothing joins it any more."""
+        chunk = self.waiting.popleft()
+        chunk.left = 0
+        if self.waiting:
+            self._before_bytes -= chunk.size_bytes
+            self._before_weight -= self._weight(chunk)
+            if len(self.waiting) == 1:
+                self._before_weight = 0.0  # fractions do not add up
+        return chunk
+
+    def _count_last(self) -> None:
+        last = self.waiting[-1]
+        self._before_bytes += last.size_bytes
+        self._before_weight += self._weight(last)
 
     def _weight(self, chunk: Chunk) -> float:
         """How many entries it makes, about, where its events are still to be packed."""
@@ -448,6 +462,8 @@ class Batches:
         return settled
 
     def _replace_waiting(self, chunks: Iterable[Chunk]) -> None:
-        self.waiting = deque(chunks)
-        self.waiting_bytes = sum(chunk.size_bytes for chunk in self.waiting)
-        self.waiting_weight = sum(map(self._weight, self.waiting))
+        waiting = list(chunks)
+        self.waiting.clear()
+        self._before_bytes, self._before_weight = 0, 0.0
+        for chunk in waiting:
+            self.add(chunk)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from producers.batch import Chunk
 from producers.encoder import Encoder, Pack
-from producers.receipt import Receipt
+from producers.receipt import ReceiptOfMany
 from producers.sender import Sender, now_ms
 
 BUFFER_PARTS = 100
@@ -25,7 +25,7 @@ class Chunker:
         """The number of the first event."""
         self._sender = sender
         self._now_ms = now_ms()
-        self._receipt = Receipt([], self.first, events=events, given=dict(given) or None)
+        self._receipt = ReceiptOfMany(self.first, events, dict(given) or None)
         self._index = 0
         self._most_bytes = min(options.batch_bytes, options.buffer_bytes // BUFFER_PARTS)
         # Where the oldest makes room for the newest, each event goes by itself.

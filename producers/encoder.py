@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
 
-from pipeline.codec import Codec, encode_msgpack
+from pipeline.codec import Codec, encode_each, encode_msgpack
 from pipeline.errors import EventTooLargeError
 from pipeline.event import Event
 from pipeline.header import SingleHeaders
 from pipeline.limits import DEFAULT_LIMITS
 from pipeline.server.append import MAX_ENTRY_VALUES
-from pipeline.wire import encode_body, encode_entry, encode_pack, encode_rows
+from pipeline.wire import encode_body, encode_entry, encode_pack, encode_rows, pack_bodies
 from producers.batch import Chunk, Meta
 
 PACK_BYTES = 256_000
 """Bytes of event data per pack: beyond it packs gain nothing, and a reader must hold one as a whole."""
+_SHORT_TEXT = 1_000
+"""A type and key of so many ASCII characters can always be sent."""
 _ROOMY_BYTES = DEFAULT_LIMITS.max_entry_bytes - DEFAULT_LIMITS.max_header_bytes
 """A body below this fits its entry, whatever its header is."""
 
@@ -65,6 +67,21 @@ class Encoder:
             return self.single(Event(data, type=type_, key=key, time_ms=time_ms), number)[1::2]
         return [self._headers.write(number, type_, key, time_ms), body]
 
+    def many_values(self, rows: list[Any], first_number: int, type_: str, key: str) -> list[bytes]:
+        """values() of several rows in turn.
+
+        Raises:
+            EncodeError, EventTooLargeError: one cannot be sent.
+        """
+        bodies = encode_each(rows)
+        if bodies is None or max(map(len, bodies)) > _ROOMY_BYTES:
+            each = [self.values(row, number, type_, key) for number, row in enumerate(rows, first_number)]
+            return [value for values in each for value in values]
+        values = 2 * bodies
+        values[::2] = self._headers.write_many(first_number, len(rows), type_, key)
+        values[1::2] = bodies
+        return values
+
     def single(self, event: Event, number: int) -> list[bytes]:
         """The fields of an entry that holds one event.
 
@@ -86,6 +103,13 @@ class Encoder:
             EncodeError, EventTooLargeError: it cannot be sent.
         """
         return encode_body(event)
+
+    def plain_body(self, data: Any, type_: str, key: str) -> bytes:
+        """body() of an event that says no more than this."""
+        body = encode_msgpack(data)
+        if len(body) > _ROOMY_BYTES or len(type_) + len(key) > _SHORT_TEXT or not (type_ + key).isascii():
+            return self.body(Event(data, type=type_, key=key))  # it has to be looked at as a whole
+        return body
 
     def rows(self, rows: list[Any], first_number: int, type_: str, key: str) -> Pack | None:
         """All these rows as one pack, if it can be made in one go: flat dicts, and not too large together."""
@@ -121,6 +145,22 @@ class Encoder:
     def gather(self, chunk: Chunk, most: int) -> None:
         """Pack what waits in the chunk for its packs; the events get their numbers here."""
         first = self.reserve(chunk.events)
+        starts = []
+        if len(chunk.metas) == 1:
+            for start in range(0, chunk.events, most):
+                few = chunk.bodies[start : start + most]
+                if sum(map(len, few)) > PACK_BYTES:
+                    break
+                type_, key, time_ms, headers = chunk.metas[0]
+                chunk.values += pack_bodies(
+                    few, producer=self.producer, first_number=first + start, type_=type_, key=key,
+                    time_ms=time_ms, headers=headers,
+                )  # fmt: skip
+                starts.append(start)
+            else:
+                self._gathered(chunk, first, starts)
+                return
+            chunk.values, starts = [], []
         metas: list[Meta] = chunk.metas if len(chunk.metas) > 1 else chunk.metas * chunk.events
         made: dict[int, Event] = {}
         events = []
@@ -130,13 +170,15 @@ class Encoder:
                 type_, key, time_ms, headers = meta
                 event = made[id(meta)] = Event(type=type_, key=key, time_ms=time_ms, headers=headers)
             events.append(event)
-        starts = []
         for pack in self.packs(events, chunk.bodies, most=most, first_number=first):
             chunk.values += pack.fields[1::2]
             starts.append(pack.start)
+        self._gathered(chunk, first, starts)
+
+    def _gathered(self, chunk: Chunk, first_number: int, starts: list[int]) -> None:
         chunk.entries = len(starts)
         chunk.bodies, chunk.metas = [], []
-        chunk.ending.packed(first, starts)
+        chunk.ending.packed(first_number, starts)
 
     def _pack(
         self, events: Sequence[Event], bodies: Sequence[bytes], start: int, end: int, first_number: int

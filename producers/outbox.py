@@ -50,12 +50,6 @@ class Outbox:
         self.events += chunk.events
         self.bytes += chunk.size_bytes
 
-    def joined(self, batches: Batches, size_bytes: int, *, loose: bool) -> None:
-        """An event was added to the chunk of that stream that waits last."""
-        batches.joined(size_bytes, loose=loose)
-        self.events += 1
-        self.bytes += size_bytes
-
     def drop_oldest(self) -> tuple[str, Chunk] | None:
         """Give up the chunk that has waited longest and is in no batch yet; None if every one is in a batch."""
         waiting = [batches for batches in self._busy() if batches.waiting]

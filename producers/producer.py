@@ -21,7 +21,7 @@ from producers import at_exit
 from producers.batch import Chunk, Fate, Meta
 from producers.chunker import Chunker
 from producers.encoder import Encoder
-from producers.receipt import Receipt
+from producers.receipt import Receipt, ReceiptOfMany
 from producers.sender import Sender, now_ms
 
 _log = get_logger("producer")
@@ -69,7 +69,7 @@ class Producer:
         )
         self._encoder = Encoder(Codec.named(self.options.codec))
         self._sender = Sender(self._connector, self._encoder, self.options, on_error=on_error)
-        self._direct = self._encoder.codec is Codec.MSGPACK and not self.options.pack
+        self._direct = self._encoder.codec is Codec.MSGPACK
         """Most events need no Event object on their way."""
         self._closed = False
         if self._sender.level.waits:
@@ -110,6 +110,24 @@ class Producer:
             EncodeError, EventTooLargeError: it cannot be sent. BufferFull: no room within `block`.
             ClosedError: closed. In each case nothing was queued.
         """
+        if (
+            self._direct
+            and not (id or headers or source)
+            and time is None
+            and type.__class__ is key.__class__ is id.__class__ is source.__class__ is str
+            and not isinstance(data, Event)
+        ):  # nearly all: without an Event object, and without a step that could be spared
+            encoder = self._encoder
+            if self.options.pack:
+                body = encoder.plain_body(data, type, key)
+                return self._sender.send(
+                    self._namespace + stream, 0, [body], len(body) + 32, "", True, (type, key, None, None)
+                )
+            number = encoder.number()
+            values = encoder.values(data, number, type, key)
+            return self._sender.send(
+                self._namespace + stream, number, values, len(values[0]) + len(values[1]) + 2
+            )
         return self._sender.send(
             self._namespace + stream, *self.prepared(data, type, key, id, headers, time, source)
         )
@@ -219,7 +237,9 @@ class Producer:
         """The receipt of sending nothing."""
         ending = self._sender.chunk("", now_ms()).ending
         ending.fate = Fate.CONFIRMED
-        return Receipt([ending], 0, events=0)
+        receipt = ReceiptOfMany(0, 0)
+        receipt._endings.append(ending)
+        return receipt
 
     def prepared(
         self,
@@ -237,16 +257,6 @@ class Producer:
             EncodeError, EventTooLargeError: it cannot be sent. UsageError: an argument of the wrong type.
         """
         encoder = self._encoder
-        if (
-            self._direct
-            and not (id or headers or source)
-            and time is None
-            and type.__class__ is key.__class__ is id.__class__ is source.__class__ is str
-            and not isinstance(data, Event)
-        ):
-            number = encoder.number()
-            values = encoder.values(data, number, type, key)
-            return number, values, len(values[0]) + len(values[1]) + 2, "", True, None
         if isinstance(data, Event):
             event = data
             if type or key or id or headers or time or source:
@@ -333,11 +343,8 @@ class Producer:
         number = chunker.first
         if not pack:
             for start in range(0, len(rows), chunker.most):
-                values: list[bytes] = []
-                for row in rows[start : start + chunker.most]:
-                    values += encoder.values(row, number, type_, key)
-                    number += 1
-                chunker.add_plain(values)
+                few = rows[start : start + chunker.most]
+                chunker.add_plain(encoder.many_values(few, number + start, type_, key))
             return chunker.chunks
         for start in range(0, len(rows), pack):
             few = rows[start : start + pack]

@@ -11,7 +11,6 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipeline.errors import MillstreamError, NotConfirmed, SendError, SendUnknownError
@@ -23,26 +22,38 @@ _Future: TypeAlias = "asyncio.Future[None]"
 _GRAVEST = (Fate.UNKNOWN, Fate.FAILED, Fate.DROPPED, Fate.NOT_REACHED)
 
 
-@dataclass(frozen=True, slots=True)
 class Confirmation:
     """A send that is in the stream at the level asked for."""
 
-    entry_ids: Sequence[str]
-    """Where its events stand, in the order they were given; events of one pack share an entry."""
-    event_ids: Sequence[str]
-    """The ids of its events."""
-    level: str
-    """The level reached: accepted, fsynced, replicated:N or durable:N."""
+    __slots__ = ("_receipt", "level")
+
+    def __init__(self, receipt: "Receipt", level: str) -> None:
+        self._receipt = receipt
+        self.level = level
+        """The level reached: accepted, fsynced, replicated:N or durable:N."""
+
+    @property
+    def entry_ids(self) -> Sequence[str]:
+        """Where its events stand, in the order they were given; events of one pack share an entry."""
+        return self._receipt.entry_ids
+
+    @property
+    def event_ids(self) -> Sequence[str]:
+        """The ids of its events."""
+        return self._receipt.event_ids
 
     @property
     def entry_id(self) -> str:
         """Where the event stands; of send_many, the first."""
-        return self.entry_ids[0]
+        return self._receipt.entry_id
 
     @property
     def event_id(self) -> str:
         """The id of the event; of send_many, the first."""
-        return self.event_ids[0]
+        return self._receipt.event_id
+
+    def __repr__(self) -> str:
+        return f"Confirmation(entry_id={self.entry_id!r}, event_id={self.event_id!r}, level={self.level!r})"
 
 
 class Failures:
@@ -167,23 +178,17 @@ class Ending:
 class Receipt:
     """The end of one send, as soon as it is known: `receipt.result()`, or `await receipt`."""
 
-    __slots__ = ("_endings", "_events", "_given", "_number", "_position", "_silent", "_unread")
+    __slots__ = ("_endings", "_given", "_number", "_position", "_unread")
+    _events = 1
 
     def __init__(
-        self,
-        endings: "list[Ending]",
-        number: int,
-        position: int = -1,
-        events: int = 1,
-        given: "dict[int, str] | None" = None,
+        self, endings: list[Ending], number: int, position: int, given: "dict[int, str] | None"
     ) -> None:
         self._endings = endings  # of send(): the one its chunk shares
         self._number = number
         self._position = position  # in that chunk; -1: all of the chunks are this receipt's
-        self._events = events
         self._given = given
-        self._silent = False
-        self._unread: _Unread | None = None
+        self._unread: _Unread | bool | None = None  # False: nobody is to be told of a failure
 
     @property
     def done(self) -> bool:
@@ -206,7 +211,10 @@ class Receipt:
     @property
     def event_id(self) -> str:
         """The id of the event; of send_many, the first."""
-        return self.event_ids[0]
+        ending = self._endings[0]
+        return (self._given or {}).get(
+            0
+        ) or f"{ending.producer}-{self._number or ending.number + self._position}"
 
     @property
     def entry_ids(self) -> list[str]:
@@ -227,7 +235,7 @@ class Receipt:
     def error(self) -> SendError | None:
         """Why the send failed; None while it is under way and after it went well. Reading it counts as looking."""
         with self._endings[0].failures.lock:  # whoever settles just now has set the end before the error
-            return self._unread.look() if self._unread is not None else None
+            return self._unread.look() if isinstance(self._unread, _Unread) else None
 
     def result(self, timeout: float | None = None) -> Confirmation:
         """Wait for the end of the send, at most `timeout` seconds (None: as long as the send may take).
@@ -261,31 +269,37 @@ class Receipt:
     def __repr__(self) -> str:
         if not self.done:
             return f"<Receipt of {self._events:,} events, under way>"
-        state = f"failed: {self._unread.error}" if self._unread else f"in the stream at {self.entry_id}"
+        unread = self._unread
+        state = (
+            f"failed: {unread.error}" if isinstance(unread, _Unread) else f"in the stream at {self.entry_id}"
+        )
         return f"<Receipt of {self._events:,} events, {state}>"
 
     def _disregard(self) -> None:
         """Whoever holds it looks after failures: they are nobody else's business."""
-        self._silent = True
+        self._unread = self._unread or False
 
     def _result(self) -> Confirmation:
         error = self.error
         if error is not None:
             raise error.with_traceback(None)
-        return Confirmation(self.entry_ids, self.event_ids, self._endings[0].level)
+        return Confirmation(self, self._endings[0].level)
 
     def _failed(self) -> None:
         """A part of it did not go well: once all of it has ended, that is kept for who looks. With the lock held."""
-        if self._unread is not None or self._endings[-1].fate is None or not self.done:
+        if isinstance(self._unread, _Unread) or self._endings[-1].fate is None or not self.done:
             return
         bad: dict[Fate | None, Ending] = {
             ending.fate: ending for ending in reversed(self._endings) if ending.fate is not Fate.CONFIRMED
         }
         if not bad:
             return
-        self._unread = _Unread(self._judge(bad), self._endings[0].failures)
-        if self._silent or Fate.DROPPED in bad:  # the latter is what when_full=drop_oldest asks for
-            self._unread.look()
+        silent = (
+            self._unread is False or Fate.DROPPED in bad
+        )  # the latter is what when_full=drop_oldest asks for
+        self._unread = unread = _Unread(self._judge(bad), self._endings[0].failures)
+        if silent:
+            unread.look()
 
     def _judge(self, bad: "dict[Fate | None, Ending]") -> SendError:
         """One error for all parts: what is in doubt outweighs what failed, which outweighs a level not reached."""
@@ -306,6 +320,16 @@ class Receipt:
             error = SendError(f"not in {where}{why}")
         error.__cause__ = cause
         return error
+
+
+class ReceiptOfMany(Receipt):
+    """The end of one send of many events, in as many chunks as it took."""
+
+    __slots__ = ("_events",)
+
+    def __init__(self, number: int, events: int, given: "dict[int, str] | None" = None) -> None:
+        super().__init__([], number, -1, given)
+        self._events = events
 
 
 def settle(settled: Iterable[Settled], failures: Failures) -> None:

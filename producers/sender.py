@@ -31,7 +31,7 @@ from producers.batch import Batches, Chunk, Fate, Meta, Settled
 from producers.confirm import Level
 from producers.encoder import Encoder
 from producers.exchange import LONGEST_SLEEP_MS, Exchange
-from producers.outbox import Outbox
+from producers.outbox import MAX_IDLE_STREAMS, Outbox
 from producers.receipt import Ending, Failures, Receipt, settle
 
 MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN", "MOVED", "CLUSTERDOWN"})
@@ -68,6 +68,9 @@ class Counts:
         return asdict(self)
 
 
+_monotonic = time.monotonic
+
+
 def now_ms() -> float:
     """The steady clock, in ms."""
     return time.monotonic() * 1_000
@@ -102,6 +105,8 @@ class Sender:
         # Reentrant: a signal handler or a finalizer may send while its own thread holds it.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._open: dict[str, Chunk] = {}
+        """By stream, the chunk that single sends join while it waits."""
         self._room_calls: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
         self._starting = False
@@ -142,40 +147,42 @@ class Sender:
         Raises:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
-        loose = meta is not None
         given = {0: dedupe} if dedupe else None
         with self._lock:
-            now = now_ms()
-            outbox = self.outbox
-            room, dropped = True, None
-            if self._closing or not outbox.has_room(1, size_bytes):
-                room, dropped = self._make_room(1, size_bytes, block_ms)
-            batches = outbox.stream(stream)
-            had, was_full = bool(batches.waiting), batches.full
-            chunk = batches.joinable(now, size_bytes, loose=loose) if plain and room and self._joins else None
-            fresh = chunk is None
-            if chunk is None:
+            now = _monotonic() * 1_000
+            outbox, options = self.outbox, self.options
+            chunk = self._open.get(stream)
+            if (
+                chunk is not None
+                and chunk.left > 0
+                and now < chunk.join_until_ms
+                and chunk.loose is (meta is not None)
+                and plain
+                and outbox.events < options.buffer_events
+                and outbox.bytes + size_bytes <= options.buffer_bytes
+                and chunk.size_bytes + size_bytes <= options.batch_bytes
+            ):
+                receipt = Receipt(chunk.endings, number, chunk.events, given)
+                chunk.receipts.append(receipt)
+                if meta is None:
+                    chunk.add(values, size_bytes, dedupe=dedupe)
+                else:
+                    chunk.add_loose(values[0], meta, size_bytes)
+                outbox.events += 1
+                outbox.bytes += size_bytes
+                if chunk.left:  # whoever takes it will find this too
+                    return receipt
+                wake = self._set_off(outbox.stream(stream), True, False, size_bytes, now)
+            else:
                 chunk = self.chunk(stream, now)
-                chunk.plain = plain
-                chunk.join_until_ms = now + JOIN_MS if plain else 0.0
-            receipt = Receipt(chunk.endings, number, chunk.events, 1, given)
-            chunk.receipts.append(receipt)
-            if meta is not None:
-                chunk.add_loose(values[0], meta, size_bytes)
-            else:
-                chunk.add(values, size_bytes, dedupe=dedupe)
-            if not room:
-                self._end(
-                    [*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))]
-                )
-                return receipt
-            if fresh:
-                outbox.add(batches, chunk)
-            else:
-                outbox.joined(batches, size_bytes, loose=loose)
-            if dropped:
-                self._end(dropped)
-            wake = self._set_off(batches, had, was_full, size_bytes, now)
+                chunk.plain, chunk.loose = plain, meta is not None
+                receipt = Receipt(chunk.endings, number, 0, given)
+                chunk.receipts.append(receipt)
+                if meta is None:
+                    chunk.add(values, size_bytes, dedupe=dedupe)
+                else:
+                    chunk.add_loose(values[0], meta, size_bytes)
+                wake = self._add(stream, chunk, block_ms, joins=plain and self._joins)
         if wake:
             self._wake()
         return receipt
@@ -192,22 +199,30 @@ class Sender:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
         with self._lock:
-            room, dropped = True, None
-            if self._closing or not self.outbox.has_room(chunk.events, chunk.size_bytes):
-                room, dropped = self._make_room(chunk.events, chunk.size_bytes, block_ms)
-            if not room:
-                self._end(
-                    [*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))]
-                )
-                return
-            batches = self.outbox.stream(stream)
-            had, was_full = bool(batches.waiting), batches.full
-            self.outbox.add(batches, chunk)
-            if dropped:
-                self._end(dropped)
-            wake = self._set_off(batches, had, was_full, chunk.size_bytes, now_ms())
+            wake = self._add(stream, chunk, block_ms)
         if wake:
             self._wake()
+
+    def _add(self, stream: str, chunk: Chunk, block_ms: float | None, *, joins: bool = False) -> bool:
+        """add(), and whether the thread is to be woken; joins: others may join the chunk. With the lock held."""
+        room, dropped = True, None
+        if self._closing or not self.outbox.has_room(chunk.events, chunk.size_bytes):
+            room, dropped = self._make_room(chunk.events, chunk.size_bytes, block_ms)
+        if not room:
+            self._end([*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))])
+            return False
+        batches = self.outbox.stream(stream)
+        had, was_full = bool(batches.waiting), batches.full
+        self.outbox.add(batches, chunk)
+        if joins:
+            now = now_ms()
+            batches.open(chunk, now + JOIN_MS)
+            if len(self._open) >= MAX_IDLE_STREAMS:
+                self._open.clear()
+            self._open[stream] = chunk
+        if dropped:
+            self._end(dropped)
+        return self._set_off(batches, had, was_full, chunk.size_bytes, now_ms())
 
     def add_all(self, stream: str, chunks: list[Chunk]) -> None:
         """Queue the chunks of one receipt, in order; what finds no room is settled as failed.
@@ -578,6 +593,9 @@ class Sender:
                 counts.dropped += events
             else:
                 counts.failed += events
+        for one in settled:
+            if self._open.get(one.stream) in one.chunks:
+                del self._open[one.stream]  # it would keep its receipts from being forgotten
         settle(settled, self.failures)
         self._changed.notify_all()
         calls, self._room_calls = self._room_calls, []
