@@ -14,6 +14,7 @@ from consumers.state import MemberState
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import ClosedError, UsageError
+from pipeline.event import Event
 from pipeline.options import ConsumerOptions, consumer_options
 from pipeline.outcome import HAND_BACK, Outcome
 from pipeline.server.connect import Connector
@@ -22,9 +23,10 @@ from pipeline.server.connect import Connector
 class PullExecutor:
     """Holds deliveries until somebody takes them: an Executor whose handler is the caller's loop."""
 
-    def __init__(self, state: MemberState) -> None:
+    def __init__(self, spec: ConsumerSpec, state: MemberState) -> None:
+        self._spec = spec
         self._state = state
-        self._queue: deque[Delivery] = deque()
+        self._queue: deque[Event] = deque()
         self._out: set[Delivery] = set()
         self._condition = threading.Condition()
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
@@ -59,7 +61,7 @@ class PullExecutor:
             if delivery not in self._out:
                 raise UsageError(f"{delivery!r} is settled already")
             self._out.remove(delivery)
-        self._state.finished.append((delivery, outcome))
+        self._state.finished.append((delivery.event, outcome))
         self._state.wake()
 
     def wake(self) -> None:
@@ -69,13 +71,13 @@ class PullExecutor:
         for loop, event in list(self._waiters):
             loop.call_soon_threadsafe(event.set)
 
-    def submit(self, deliveries: Sequence[Delivery]) -> None:
+    def submit(self, events: Sequence[Event]) -> None:
         """See Executor."""
         with self._condition:
-            self._queue.extend(deliveries)
+            self._queue.extend(events)
         self.wake()
 
-    def drain(self) -> list[Delivery]:
+    def drain(self) -> list[Event]:
         """See Executor."""
         with self._condition:
             drained = list(self._queue)
@@ -87,14 +89,14 @@ class PullExecutor:
         with self._condition:
             return not self._queue and not self._out
 
-    def held_by(self, entries: Collection[Held]) -> list[Delivery]:
+    def held_by(self, entries: Collection[Held]) -> list[Event]:
         """See Executor."""
-        return [one for one in list(self._out) if one.held in entries]
+        return [one.event for one in list(self._out) if one.held in entries]
 
-    def give_up(self, delivery: Delivery) -> None:
+    def give_up(self, event: Event) -> None:
         """See Executor. The caller sees it as delivery.taken_over."""
 
-    def overdue(self, now_s: float) -> list[Delivery]:
+    def overdue(self, now_s: float) -> list[Event]:
         """See Executor. The caller's loop has no bound but its own."""
         return []
 
@@ -113,7 +115,7 @@ class PullExecutor:
 
     def _pop(self) -> Delivery | None:
         while self._queue:
-            delivery = self._queue.popleft()
+            delivery = Delivery(self._queue.popleft(), self._spec)
             if not delivery.taken_over:
                 self._out.add(delivery)
                 delivery.settle = partial(self.settle, delivery)
@@ -245,7 +247,7 @@ class Consumer:
             raise self._running.failure
 
     def _make_executor(self, spec: ConsumerSpec, state: MemberState) -> PullExecutor:
-        self._pull = PullExecutor(state)
+        self._pull = PullExecutor(spec, state)
         state.on_stop = self._pull.wake
         return self._pull
 

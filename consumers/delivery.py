@@ -11,21 +11,28 @@ from pipeline.position import parse_entry_id
 from pipeline.units import Duration
 
 
+def held_of(event: Event) -> Held:
+    """The entry in our hands that an event came in."""
+    held: Held = event._origin
+    return held
+
+
 class Delivery:
     """What a handler may know about the run it is in. Made by Millstream, given as the handler's second argument."""
 
-    __slots__ = ("abandoned", "event", "held", "index", "settle", "spec")
+    __slots__ = ("event", "held", "settle", "spec")
 
-    def __init__(self, event: Event, held: Held, index: int, spec: ConsumerSpec) -> None:
+    def __init__(self, event: Event, spec: ConsumerSpec) -> None:
         self.event = event
-        self.held = held
-        self.index = index
-        """Place of the event in its entry: 0 unless the entry is a pack."""
+        self.held = held_of(event)
         self.spec = spec
-        self.abandoned = False
-        """Its outcome is decided without the handler: it ran beyond max_run, or was taken over."""
         self.settle: Callable[[Outcome], None] | None = None
         """Set for a delivery that a Consumer handed out: takes its outcome, once."""
+
+    @property
+    def index(self) -> int:
+        """Place of the event in its entry: 0 unless the entry is a pack."""
+        return self.event._index
 
     def ack(self) -> None:
         """Done (only for a delivery taken from a Consumer; a handler returns instead)."""
@@ -64,7 +71,7 @@ class Delivery:
     @property
     def entry_id(self) -> str:
         """Id of the entry in that stream, given by the server: `ms-seq`."""
-        return self.held.again.entry_id if self.held.again else self.held.entry_id.decode()
+        return self.held.shown_id
 
     @property
     def entry_ms(self) -> int:

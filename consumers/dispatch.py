@@ -1,6 +1,6 @@
-"""Dispatch: turns entries into deliveries, and what handlers decided into what is settled.
+"""Dispatch: hands the events of entries to executors, and turns what handlers decided into what is settled.
 
-Pure but for handing deliveries to executors: it decodes, routes by type, keeps suspects of a crash in small company
+Pure but for handing events to executors: it routes by type, keeps suspects of a crash in small company
 (pipeline/ladder.py), and writes down where each event of an entry goes. Called by the reader and the duty thread.
 """
 
@@ -11,20 +11,21 @@ import threading
 import time
 from collections.abc import Sequence
 
-from consumers.delivery import Delivery
+from consumers.delivery import held_of
 from consumers.executors import Executor, MaxRunError
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec, takes_type
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields, read_again, retry_body
 from pipeline.errors import DecodeError, UnknownFormatError
-from pipeline.event import Event
+from pipeline.event import UNREAD, Event
 from pipeline.ladder import MAX_CRASHES, company
-from pipeline.outcome import DONE, Kind, Outcome, after_failure
+from pipeline.outcome import DONE, HAND_BACK, Kind, Outcome, after_failure
 from pipeline.server.groups import Move
-from pipeline.wire import decode_entry, encode_again
+from pipeline.wire import encode_again
 
 HOST = socket.gethostname()
+_new = Event.__new__
 
 
 class Dispatch:
@@ -33,6 +34,8 @@ class Dispatch:
     def __init__(self, state: MemberState, routes: Sequence[tuple[ConsumerSpec, Executor]]) -> None:
         self._state = state
         self._routes = routes
+        self._takes_all = routes[0][1] if len(routes) == 1 and not routes[0][0].options.types else None
+        """The one executor, if there is nothing to be routed."""
         self._suspects: list[tuple[Held, list[Event]]] = []
         self._fewest_held = 0
         """The least that was held beside waiting suspects; 0 while none wait."""
@@ -42,39 +45,70 @@ class Dispatch:
         self._rng = random.Random()
 
     def offer(self, entries: Sequence[Held]) -> None:
-        """Decode entries that are in the window and start their events, or decide about them without a handler."""
-        ready: list[tuple[Held, list[Event]]] = []
+        """Start the events of entries that are in the window, or decide about them without a handler."""
+        ready: list[Event] = []
+        counted: dict[int, list[Held]] = {}
         for held in entries:
-            events = self._events(held)
-            if events is not None:
-                ready.append((held, events))
-        self._start(ready)
+            count = held.glance() if held.deliveries == 1 and not held.ref.again else 0
+            if count:
+                counted.setdefault(count, []).append(held)
+                if count == 1:
+                    event = _new(Event)
+                    event._data = UNREAD
+                    event._origin = held
+                    event._index = 0
+                    ready.append(event)
+                else:
+                    ready += held.make_events()
+            else:
+                ready += self._events(held) or ()
+        with self._state.lock:
+            for count, alike in counted.items():
+                self._state.window.counted_all(alike, count)
+        if ready:
+            self._start(ready)
         self.start_suspects()
 
     def collect(self) -> None:
         """Take in the outcomes of handlers; entries without unfinished events go to the settler."""
-        finished = self._state.finished
+        state = self._state
+        finished = state.finished
         if finished:
-            with self._collecting, self._state.lock:
-                while finished:
-                    delivery, outcome = finished.popleft()
-                    if not delivery.abandoned and not delivery.held.taken_over:
-                        self._finish(delivery, outcome)
+            with self._collecting, state.lock:
+                take, settle, abandoned = finished.popleft, state.settling.append, state.abandoned
+                for _ in range(len(finished)):
+                    item = take()
+                    if item.__class__ is tuple:
+                        event, outcome = item
+                        if not abandoned.pop(id(event), None) and not held_of(event).taken_over:
+                            self._finish(event, outcome)
+                        continue
+                    held = item._origin  # type: ignore[union-attr] # an event that is done
+                    if held.taken_over or (abandoned and abandoned.pop(id(item), None)):
+                        continue
+                    held.unfinished -= 1
+                    if not held.unfinished:
+                        if held.verdict is not None:
+                            self._convict(held)
+                        settle(held)
         self.start_suspects()
 
     def fail_overdue(self) -> None:
-        """Deliveries beyond max_run have failed: their slot is given up, their outcome decided here."""
+        """Events beyond max_run have failed: their slot is given up, their outcome decided here."""
+        state = self._state
         for spec, executor in self._routes:
-            for delivery in executor.overdue(time.monotonic()):
+            for event in executor.overdue(time.monotonic()):
                 error = MaxRunError(
                     f"handler {spec.name} ran longer than max_run={spec.options.max_run_ms} ms"
                 )
-                with self._state.lock:
-                    if not delivery.abandoned and not delivery.held.taken_over:
-                        self._finish(delivery, after_failure(error, delivery.attempt, spec.options.retry))
-                executor.give_up(delivery)
+                held = held_of(event)
+                with state.lock:
+                    if id(event) not in state.abandoned and not held.taken_over:
+                        self._finish(event, after_failure(error, held.attempt, spec.options.retry))
+                    state.abandoned[id(event)] = event
+                executor.give_up(event)
             if executor.exhausted():
-                self._state.fail(
+                state.fail(
                     MaxRunError(f"all slots of handler {spec.name} are taken by handlers that never return")
                 )
 
@@ -82,26 +116,26 @@ class Dispatch:
         """These entries are not ours any more: cancel what can be cancelled. Not under the lock."""
         gone = set(lost)
         for _, executor in self._routes:
-            for delivery in executor.held_by(gone):
-                executor.give_up(delivery)
+            for event in executor.held_by(gone):
+                executor.give_up(event)
 
     def hand_back_unstarted(self) -> None:
         """Give up what no handler has begun."""
-        waiting = [delivery for _, executor in self._routes for delivery in executor.drain()]
+        waiting = [event for _, executor in self._routes for event in executor.drain()]
         with self._state.lock:
             suspects, self._suspects = self._suspects, []
             for held, _ in suspects:
                 self._return(held)
-            by_entry: dict[int, list[Delivery]] = {}
-            for delivery in waiting:
-                by_entry.setdefault(id(delivery.held), []).append(delivery)
-            for deliveries in by_entry.values():
-                held = deliveries[0].held
-                if len(deliveries) == held.events:
+            by_entry: dict[int, list[Event]] = {}
+            for event in waiting:
+                by_entry.setdefault(id(event._origin), []).append(event)
+            for events in by_entry.values():
+                held = held_of(events[0])
+                if len(events) == held.events:
                     self._return(held)
                 else:
-                    for delivery in deliveries:
-                        self._finish(delivery, Outcome(Kind.HAND_BACK))
+                    for event in events:
+                        self._finish(event, HAND_BACK)
 
     def hand_back(self, entries: Sequence[Held]) -> None:
         """Give up entries that were read and not offered."""
@@ -141,26 +175,26 @@ class Dispatch:
                 return
             ready, self._suspects = self._suspects, []
             self._fewest_held = 0
-        self._start(ready)
+        self._start([event for _, events in ready for event in events])
 
     def _events(self, held: Held) -> list[Event] | None:
         """The events of an entry to be started now; None if it was decided about, or must wait."""
         state = self._state
-        fields = list(held.fields)
         try:
             if held.ref.again:
-                held.again, fields = read_again(fields)
+                held.again, held.fields = read_again(held.fields)
                 if held.again is None:
                     raise DecodeError("an entry of the group's own stream lacks its envelope")
+                held.first_id = held.again.entry_id.encode()
             if held.crashes >= MAX_CRASHES:
                 reason = (
                     f"killed its worker: {held.crashes} runs ended without an outcome, the last one alone"
                 )
-                self._bury(held, fields, Outcome(Kind.DEAD, reason=reason, error="WorkerKilled"))
+                self._bury(held, Outcome(Kind.DEAD, reason=reason, error="WorkerKilled"))
                 return None
-            origin = held.again.entry_id.encode() if held.again else None
-            entry = decode_entry(held.entry_id, fields, origin=origin)
-            events = entry.events
+            events = held.make_events()
+            if held.is_pack and held.deliveries > 1:
+                held.check()  # it is split below
         except UnknownFormatError as error:
             with state.lock:
                 self._release(held)
@@ -174,12 +208,12 @@ class Dispatch:
             )
             return None
         except DecodeError as error:
-            self._bury(held, fields, after_failure(error, held.attempt, self._routes[0][0].options.retry))
+            self._bury(held, after_failure(error, held.attempt, self._routes[0][0].options.retry))
             return None
         with state.lock:
             if held.taken_over:
                 return None
-            if entry.is_pack and held.deliveries > 1:
+            if held.is_pack and held.deliveries > 1:
                 self._split(held, events)
                 return None
             state.window.counted(held, len(events))
@@ -190,54 +224,74 @@ class Dispatch:
                 return None
         return events
 
-    def _start(self, ready: Sequence[tuple[Held, list[Event]]]) -> None:
-        routed: list[list[Delivery]] = [[] for _ in self._routes]
-        for held, events in ready:
-            for index, event in enumerate(events):
-                for number, (spec, _) in enumerate(self._routes):
-                    if takes_type(spec.options.types, event.type):
-                        routed[number].append(Delivery(event, held, index, spec))
-                        break
-                else:
-                    with self._state.lock:
-                        self._state.counts.filtered += 1
-                        self._finish(Delivery(event, held, index, self._routes[0][0]), DONE)
-        for deliveries, (_, executor) in zip(routed, self._routes, strict=True):
-            if deliveries:
-                executor.submit(deliveries)
+    def _start(self, ready: Sequence[Event]) -> None:
+        if self._takes_all is not None:
+            self._takes_all.submit(ready)
+            return
+        routed: list[list[Event]] = [[] for _ in self._routes]
+        for event in ready:
+            try:
+                number = next(
+                    (
+                        number
+                        for number, (spec, _) in enumerate(self._routes)
+                        if takes_type(spec.options.types, event.type)
+                    ),
+                    None,
+                )
+            except DecodeError as error:  # its header is corrupt behind the first bytes
+                with self._state.lock:
+                    spec = self._routes[0][0]
+                    self._finish(event, after_failure(error, held_of(event).attempt, spec.options.retry))
+                continue
+            if number is not None:
+                routed[number].append(event)
+                continue
+            with self._state.lock:
+                self._state.counts.filtered += 1
+                self._finish(event, DONE)
+        for events, (_, executor) in zip(routed, self._routes, strict=True):
+            if events:
+                executor.submit(events)
 
-    def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _finish(self, event: Event, outcome: Outcome) -> None:
         """Write down one event's outcome. Under the lock."""
-        held = delivery.held
-        if outcome.kind is Kind.HAND_BACK:
-            if held.events == 1:
-                held.returning = True
-            else:
-                again = self._again(held, delivery.index, held.attempt - 1, "handed back")
-                held.moves = (*held.moves, Move("again", again_fields(again, encode_again(delivery.event))))
-        elif outcome.kind is not Kind.DONE:
-            held.moves = (*held.moves, self._move(delivery, outcome))
+        held = held_of(event)
+        try:
+            if outcome.kind is Kind.HAND_BACK:
+                if held.events == 1:
+                    held.returning = True
+                else:
+                    again = self._again(held, event._index, held.attempt - 1, "handed back")
+                    held.moves = (*held.moves, Move("again", again_fields(again, encode_again(event))))
+            elif outcome.kind is not Kind.DONE:
+                held.moves = (*held.moves, self._move(event, outcome))
+        except DecodeError as error:  # not the event alone: what it came in cannot be taken apart
+            retry = self._routes[0][0].options.retry
+            held.verdict = held.verdict or after_failure(error, held.attempt, retry)
         held.unfinished -= 1
         if held.unfinished == 0:
+            if held.verdict is not None:
+                self._convict(held)
             self._state.settling.append(held)
 
-    def _move(self, delivery: Delivery, outcome: Outcome) -> Move:
-        held = delivery.held
-        fields = encode_again(delivery.event)
+    def _move(self, event: Event, outcome: Outcome) -> Move:
+        held = held_of(event)
+        fields = encode_again(event)
         if outcome.kind is Kind.DEAD:
-            return Move("dead", dead_fields(self._letter(held, delivery.index, outcome), fields))
+            return Move("dead", dead_fields(self._letter(held, event._index, outcome), fields))
         runs = held.attempt if outcome.kind is Kind.RETRY else held.attempt - 1
-        again = self._again(held, delivery.index, runs, "retry")
+        again = self._again(held, event._index, runs, "retry")
         due_ms = (self._state.clock.now_ms(now_ms()) or 0) + outcome.delay_ms
-        member = f"{delivery.entry_id}:{again.index}:{secrets.token_hex(6)}"
+        member = f"{held.shown_id}:{again.index}:{secrets.token_hex(6)}"
         if outcome.kind is Kind.RETRY:
             self._state.say.warning(
                 f"retry {outcome.error}",
                 "event failed, it runs again",
-                stream=delivery.stream,
-                group=delivery.group,
-                entry_id=delivery.entry_id,
-                attempt=delivery.attempt,
+                stream=held.ref.keys.stream,
+                group=held.ref.group,
+                entry_id=held.shown_id,
+                attempt=held.attempt,
                 in_ms=outcome.delay_ms,
                 error=f"{outcome.error}: {outcome.reason}",
             )
@@ -250,7 +304,7 @@ class Dispatch:
             runs=runs,
             crashes=held.crashes,
             stream=before.stream if before else held.ref.keys.stream,
-            entry_id=before.entry_id if before else held.entry_id.decode(),
+            entry_id=held.shown_id,
             index=before.index if before else index,
             first_failed_ms=(before.first_failed_ms if before else 0)
             or (int(time.time() * 1_000) if why == "retry" else 0),
@@ -273,7 +327,7 @@ class Dispatch:
             consumer=self._state.consumer,
             group=held.ref.group,
             stream=before.stream if before else held.ref.keys.stream,
-            entry_id=before.entry_id if before else held.entry_id.decode(),
+            entry_id=held.shown_id,
             index=before.index if before else index,
         )
         self._state.say.warning(
@@ -287,11 +341,17 @@ class Dispatch:
         )
         return letter
 
-    def _bury(self, held: Held, fields: list[bytes], outcome: Outcome) -> None:
-        """The whole entry becomes a dead letter, its bytes unchanged."""
+    def _bury(self, held: Held, outcome: Outcome) -> None:
+        """The whole entry becomes a dead letter."""
+        held.verdict = outcome
         with self._state.lock:
-            held.moves = (Move("dead", dead_fields(self._letter(held, 0, outcome), fields)),)
+            self._convict(held)
             self._decided(held)
+
+    def _convict(self, held: Held) -> None:
+        """The entry as a whole is moved, its bytes unchanged. Under the lock."""
+        assert held.verdict is not None, "there is something to be convicted for"
+        held.moves = (Move("dead", dead_fields(self._letter(held, 0, held.verdict), held.fields)),)
 
     def _split(self, held: Held, events: Sequence[Event]) -> None:
         """A pack that was running when its worker died: each event goes on alone, so that one convicts no others."""

@@ -12,14 +12,16 @@ from collections.abc import Callable, Sequence
 
 from consumers.claimer import Claimer
 from consumers.dispatch import Dispatch
-from consumers.executors import Executor, LoopExecutor, ThreadExecutor
+from consumers.executors import Executor
 from consumers.heartbeat import Heartbeat
 from consumers.janitor import Janitor
+from consumers.loop_executor import LoopExecutor
 from consumers.membership import Membership
 from consumers.promoter import Promoter
 from consumers.reader import Reader, unseen
 from consumers.settler import Settler
 from consumers.state import Counts, MemberState, now_ms
+from consumers.thread_executor import ThreadExecutor
 from consumers.window import Held, Window
 from pipeline.backoff import RECONNECT
 from pipeline.declare import ConsumerSpec
@@ -175,8 +177,8 @@ class Member:
         if spec.is_async:
             if loop is None:
                 raise UsageError(f"handler {spec.name} is async: it needs an event loop")
-            return LoopExecutor(spec, self.state.finished, self.state.wake, loop)
-        return ThreadExecutor(spec, self.state.finished, self.state.wake)
+            return LoopExecutor(spec, self.state.finished, self.state.abandoned, self.state.wake, loop)
+        return ThreadExecutor(spec, self.state.finished, self.state.abandoned, self.state.wake)
 
     def _await_handlers(self, deadline_s: float) -> None:
         state = self.state

@@ -114,22 +114,27 @@ class Reader:
         """Hold what a read brought; it is handed on with the next round."""
         state = self._state
         entries = parse_read(reply)
-        now = now_ms()
-        read = [
-            Held(ref, entry_id, fields or (), token=token, deliveries=1, now_ms=now)
-            for ref in state.refs
-            for entry_id, fields in entries.get(ref.key.encode(), ())
-        ]
-        with state.lock:
-            for held in read:
-                known = state.window.get(held.ref, held.entry_id)
-                if known is None:
-                    state.window.add(held)
-                    self._fresh.append(held)
-                else:  # the group was lost and recreated before it: it runs here already
-                    known.token = token
-            state.counts.read += len(read)
-        return len(read)
+        now, count = now_ms(), 0
+        for ref in state.refs:
+            read = [
+                Held(ref, entry_id, fields or (), token=token, deliveries=1, now_ms=now)
+                for entry_id, fields in entries.get(ref.key.encode(), ())
+            ]
+            if not read:
+                continue
+            count += len(read)
+            with state.lock:
+                if state.window.holds_any(ref, [held.entry_id for held in read]):
+                    # The group was lost and recreated before them: these run here already.
+                    for held in read:
+                        known = state.window.get(ref, held.entry_id)
+                        if known is not None:
+                            known.token = token
+                    read = [held for held in read if state.window.get(ref, held.entry_id) is None]
+                state.window.add_all(read)
+                self._fresh += read
+        state.counts.read += count
+        return count
 
     def _hand_on(self) -> None:
         """Give what was read to the handlers, or back, if the member stops."""

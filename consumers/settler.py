@@ -85,13 +85,17 @@ class Settler:
         plain: dict[tuple[GroupRef, str], list[Held]] = {}
         moved: dict[GroupRef, list[Held]] = {}
         given: dict[tuple[GroupRef, bool], list[Held]] = {}
+        ref, token, alike = None, "", list[Held]()
         for held in ready:
             if held.returning:
                 given.setdefault((held.ref, held in state.releasing), []).append(held)
             elif held.moves:
                 moved.setdefault(held.ref, []).append(held)
             else:
-                plain.setdefault((held.ref, held.token), []).append(held)
+                if held.ref is not ref or held.token != token:  # most are like the one before
+                    ref, token = held.ref, held.token
+                    alike = plain.setdefault((ref, token), [])
+                alike.append(held)
         settlements = []
         for (ref, token), group in plain.items():
             for part in _parts(group):
@@ -173,11 +177,12 @@ class Settler:
     def _settled(self, held: Sequence[Held], settled: Settled) -> None:
         state = self._state
         lost = set(settled.taken_over)
-        for one in held:
-            if one.entry_id in lost:
-                state.lose(one)
-            else:
-                self._done(one)
+        if lost:
+            for one in held:
+                if one.entry_id in lost:
+                    state.lose(one)
+            held = [one for one in held if one.entry_id not in lost]
+        self._finished += state.window.remove_all(held)
         if not settled.group_there:
             state.say.warning("group lost", "consumer group is gone, it is recreated", group=state.group)
         if lost:
@@ -206,8 +211,7 @@ class Settler:
         return server_error(problem.decode(errors="replace"), f"moving entries of {state.keys.stream!r}")
 
     def _done(self, held: Held) -> None:
-        if self._state.window.remove(held):
-            self._finished += held.events
+        self._finished += self._state.window.remove_all([held])
 
     def _say_taken_over(self, count: int) -> None:
         self._state.say.warning(

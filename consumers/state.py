@@ -13,6 +13,7 @@ from consumers.executors import Finished
 from consumers.window import Held, Window
 from pipeline.clock import ServerClock
 from pipeline.errors import MillstreamError
+from pipeline.event import Event
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.observe.log import Limited, get_logger
 
@@ -55,6 +56,8 @@ class MemberState:
     consumer: str = field(default_factory=consumer_name)
     lock: threading.RLock = field(default_factory=threading.RLock)
     finished: Finished = field(default_factory=deque)
+    abandoned: dict[int, Event] = field(default_factory=dict)
+    """By id(): events whose outcome was decided without their handler, which ran beyond max_run. It may yet return."""
     settling: deque[Held] = field(default_factory=deque)
     """All their events have an outcome: to be acknowledged, moved, or handed back."""
     releasing: set[Held] = field(default_factory=set)

@@ -3,10 +3,12 @@
 Not locked: its owner (Member) calls it under the member's lock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from pipeline.arrival import Arrival
 from pipeline.envelope import Again
 from pipeline.keys import GroupRef
+from pipeline.outcome import Outcome
 from pipeline.server.groups import Move
 
 WORK_MS = 1_000
@@ -19,12 +21,12 @@ RATE_SAMPLE_MS = 100
 """How often the rate of finished events is measured, in ms."""
 
 
-class Held:
+class Held(Arrival):
     """One entry that is pending with us: read or taken, not yet settled."""
 
     __slots__ = (
-        "again", "consumer", "deliveries", "entry_id", "events", "fields", "held_ms", "limit",
-        "moves", "ref", "renewed_ms", "returning", "size", "taken_over", "token", "unfinished",
+        "again", "deliveries", "events", "held_ms", "limit", "moves", "ref", "renewed_ms", "returning", "size",
+        "taken_over", "token", "unfinished", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -37,26 +39,34 @@ class Held:
         deliveries: int,
         now_ms: int,
     ) -> None:
-        self.ref = ref
-        self.entry_id = entry_id
+        # In one place and without calls: there may be 300,000 a second.
+        self.entry_id = self.first_id = entry_id
         self.fields = fields
+        self._header = self._items = self._entry = None
+        self.ref = ref
         self.size = sum(map(len, fields))
         self.token = token
         """The claims token known before the read (or the check) that made it ours."""
         self.deliveries = deliveries
-        self.held_ms = now_ms
-        self.renewed_ms = now_ms
+        self.held_ms = self.renewed_ms = now_ms
         self.again: Again | None = None
         self.events = 1
         """Events in it that count against the window."""
         self.unfinished = 1
         """Events of it that have no outcome yet."""
         self.moves: Sequence[Move] = ()
+        self.verdict: Outcome | None = None
+        """The whole entry becomes a dead letter for this, once all its events have ended."""
         self.limit: int | None = None
         """Most entries the member may hold while this one runs (poison ladder); None for any number."""
         self.returning = False
         """Some of its events are handed back: the whole entry is given up once the others have an outcome."""
         self.taken_over = False
+
+    @property
+    def shown_id(self) -> str:
+        """The id of the entry its events were first appended in, for people."""
+        return self.again.entry_id if self.again else self.entry_id.decode()
 
     @property
     def crashes(self) -> int:
@@ -73,7 +83,8 @@ class Window:
     """Entries held, by (ref, entry id), and how many more may be read."""
 
     def __init__(self, *, least_events: int, fixed_events: int | None, max_bytes: int) -> None:
-        self._held: dict[tuple[GroupRef, bytes], Held] = {}
+        self._held: dict[GroupRef, dict[bytes, Held]] = {}
+        self._entries = 0
         self._suspects: set[Held] = set()
         self._least = least_events
         self._fixed = fixed_events
@@ -88,44 +99,78 @@ class Window:
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return self._entries
 
     def __iter__(self) -> Iterator[Held]:
-        return iter(list(self._held.values()))
+        return iter([held for entries in self._held.values() for held in entries.values()])
 
     def get(self, ref: GroupRef, entry_id: bytes) -> Held | None:
         """The held entry, if we hold it."""
-        return self._held.get((ref, entry_id))
+        entries = self._held.get(ref)
+        return None if entries is None else entries.get(entry_id)
+
+    def holds_any(self, ref: GroupRef, entry_ids: Iterable[bytes]) -> bool:
+        """Whether one of these is held."""
+        entries = self._held.get(ref)
+        return entries is not None and not entries.keys().isdisjoint(entry_ids)
 
     def add(self, held: Held) -> None:
-        """Count an entry in; its number of events is known once it is decoded (counted()), and reckoned until then."""
+        """Count an entry in; how many events it holds is known by counted(), and reckoned until then."""
+        self.add_all([held])
+
+    def add_all(self, read: Sequence[Held]) -> None:
+        """Count in the entries of one read, of one stream."""
+        if not read:
+            return
+        events = len(read)
         if self._entry_events >= 1.5:
-            held.events = round(self._entry_events)
-        self._held[held.ref, held.entry_id] = held
-        self.events += held.events
-        self.bytes += held.size
-        self._entry_bytes += (held.size - self._entry_bytes) * (
-            0.5 if held.size > self._entry_bytes else 0.02
-        )
+            reckoned = round(self._entry_events)
+            events *= reckoned
+            for held in read:
+                held.events = reckoned
+        self._held.setdefault(read[0].ref, {}).update((held.entry_id, held) for held in read)
+        self._entries += len(read)
+        self.events += events
+        size = sum(held.size for held in read)
+        self.bytes += size
+        mean = size / len(read)
+        weight = 0.5 if mean > self._entry_bytes else 1 - 0.98 ** len(read)
+        self._entry_bytes += (mean - self._entry_bytes) * weight
 
     def counted(self, held: Held, events: int) -> None:
         """Note how many events an entry holds."""
-        self.events += events - held.events
-        held.events = held.unfinished = events
+        self.counted_all([held], events)
+
+    def counted_all(self, looked_at: Sequence[Held], events: int) -> None:
+        """Note that each of these entries holds so many events."""
+        if events != 1 or self._entry_events >= 1.5:  # else that is what they were taken for
+            for held in looked_at:
+                self.events += events - held.events
+                held.events = held.unfinished = events
         if self._measured:
-            self._entry_events += (events - self._entry_events) * 0.1
+            self._entry_events += (events - self._entry_events) * (1 - 0.9 ** len(looked_at))
         else:
             self._entry_events, self._measured = float(events), True
 
     def remove(self, held: Held) -> bool:
         """Count an entry out; False if it was not held any more."""
-        if self._held.pop((held.ref, held.entry_id), None) is None:
-            return False
-        self.events -= held.events
-        self.bytes -= held.size
-        if held.limit is not None:
-            self._suspects.discard(held)
-        return True
+        return self.remove_all([held]) > 0
+
+    def remove_all(self, gone: Sequence[Held]) -> int:
+        """Count entries out; how many events those have that were still held."""
+        events = entries = size = 0
+        for held in gone:
+            if self._held.get(held.ref, {}).pop(held.entry_id, None) is None:
+                continue
+            entries += 1
+            events += held.events
+            size += held.size
+            if held.limit is not None:
+                self._suspects.discard(held)
+        self._entries -= entries
+        self.events -= events
+        self.bytes -= size
+        return events
 
     def finished(self, events: int, now_ms: int) -> None:
         """Note finished events, for the measured rate."""
@@ -167,4 +212,4 @@ class Window:
 
     def due_for_renewal(self, now_ms: int, claim_after_ms: int) -> list[Held]:
         """Entries not renewed for a third of claim_after."""
-        return [held for held in self._held.values() if now_ms - held.renewed_ms >= claim_after_ms // 3]
+        return [held for held in self if now_ms - held.renewed_ms >= claim_after_ms // 3]

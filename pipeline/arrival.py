@@ -45,7 +45,7 @@ class Arrival:
     _entry: Entry | None
 
     def glance(self) -> int:
-        """How many events it holds, from its first bytes; 0 where it has to be decoded to know (see events())."""
+        """How many events it holds, from its first bytes; 0 where it has to be decoded to know (see make_events())."""
         fields = self.fields
         if len(fields) != 4 or fields[0] != b"h" or fields[2] != b"b" or len(fields[3]) > _LARGEST:
             return 0
@@ -63,7 +63,7 @@ class Arrival:
             return 0
         return count if count <= DEFAULT_LIMITS.max_read_pack_events else 0
 
-    def events(self) -> list[Event]:
+    def make_events(self) -> list[Event]:
         """Its events, as far as it has to be decoded for them.
 
         Raises:
@@ -77,6 +77,11 @@ class Arrival:
             event._index = index
             events.append(event)
         return events
+
+    @property
+    def is_pack(self) -> bool:
+        """Whether it may hold more than one event; DecodeError, UnknownFormatError."""
+        return self.fields[1][3] != SINGLE if self.glance() else self._decoded().is_pack
 
     def load(self, event: Event) -> None:
         """See Origin."""
@@ -110,7 +115,7 @@ class Arrival:
         item = self._read_items()[index]
         return item[0] if kind == RECORDS else item
 
-    def again(self, index: int) -> list[bytes]:
+    def rewritten(self, index: int) -> list[bytes]:
         """See Origin."""
         return encode_again(self._decoded().events[index])
 
@@ -118,7 +123,7 @@ class Arrival:
         """Decode it as a whole.
 
         Raises:
-            DecodeError, UnknownFormatError: as events().
+            DecodeError, UnknownFormatError: as make_events().
         """
         for event in self._decoded().events:
             _ = event.data

@@ -69,7 +69,7 @@ class Origin(Protocol):
         """The data of the entry's event with this index; DecodeError where it is corrupt."""
         ...
 
-    def again(self, index: int) -> list[bytes]:
+    def rewritten(self, index: int) -> list[bytes]:
         """The fields that hold this event alone, its id, number and time kept."""
         ...
 
@@ -121,7 +121,8 @@ class Event:
     _id: str
     _time_ms: int | bytes | None
     _headers: dict[str, str] | tuple[tuple[str, str], ...]
-    _origin: Origin | None
+    _origin: Any
+    """An Origin, or None: what a consumer holds is one, and is asked for more than that."""
     _index: int
 
     def __init__(

@@ -66,7 +66,7 @@ class SingleOrigin:
         body = decompress(self.body, self.limits) if self.compression == ZSTD else self.body
         return decode_msgpack(body, self.limits) if codec == Codec.MSGPACK else decode_json(body, self.limits)
 
-    def again(self, index: int) -> list[bytes]:
+    def rewritten(self, index: int) -> list[bytes]:
         """The entry's fields, the time made explicit."""
         if self.codec == FOREIGN:
             return list(self.fields)
@@ -142,7 +142,7 @@ class PackOrigin:
         """The data of the event with this index, decoded anew."""
         return self.events()[index].data
 
-    def again(self, index: int) -> list[bytes]:
+    def rewritten(self, index: int) -> list[bytes]:
         """The fields of an entry for the event with this index alone."""
         # The events handed out may have been changed since: these are ours, and made once for all that ask.
         if self._kept is None:

@@ -406,7 +406,8 @@ def encode_again(event: Event) -> list[bytes]:
     """
     if event._origin is None:
         raise UsageError("only an event that came from a stream is written again: encode_entry writes others")
-    return event._origin.again(event._index)
+    fields: list[bytes] = event._origin.rewritten(event._index)
+    return fields
 
 
 _new_entry = Entry.__new__

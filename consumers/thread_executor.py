@@ -1,0 +1,214 @@
+"""ThreadExecutor: plain handlers in threads.
+
+As many threads as are needed take part: where handlers end within microseconds, more than one would only take the
+interpreter from each other and from the reader. Killed with the process: what ran is pending and is taken over.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+
+from consumers.delivery import Delivery, held_of
+from consumers.executors import WAKE_S, Finished, batch_outcomes, popped
+from consumers.window import Held
+from pipeline.declare import ConsumerSpec
+from pipeline.event import Event
+from pipeline.outcome import after_failure
+
+QUICK_S = 0.000_2
+"""Handlers that take less than this on average are run by one thread as long as it gets on, in s."""
+STALL_S = 0.002
+"""If it has not got on for so long, another takes part, in s."""
+STARTING: tuple[Sequence[Event], float] = ((), float("inf"))
+"""Marks a thread that is about to take events."""
+
+
+class ThreadExecutor:
+    """Plain handlers in `concurrency` threads; batch handlers get what gathers within batch_wait."""
+
+    def __init__(
+        self, spec: ConsumerSpec, finished: Finished, abandoned: dict[int, Event], wake: Callable[[], None]
+    ) -> None:
+        self._spec = spec
+        self._wants_delivery = spec.wants_delivery  # a look at its signature: once, not per event
+        self._finished = finished
+        self._abandoned = abandoned
+        self._wake = wake
+        self._queue: deque[Event] = deque()
+        self._condition = threading.Condition()
+        self._gathering = threading.Lock()
+        self._waiting = 0
+        self._called = 0
+        """So many of the threads that wait are to take part."""
+        self._standing_by = False
+        """One of them looks whether the others get on."""
+        self._mean_s = 1.0
+        self._closed = False
+        count = 1 if spec.options.executor == "inline" else spec.concurrency
+        self._running: list[tuple[Sequence[Event], float] | None] = [None] * count
+        work = self._work if spec.options.batch is None else self._work_in_batches
+        self._threads = [
+            threading.Thread(target=work, args=(slot,), name=f"millstream-{spec.group}-{slot}", daemon=True)
+            for slot in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, events: Sequence[Event]) -> None:
+        """See Executor."""
+        self._queue.extend(events)
+        if not self._waiting:
+            return
+        with self._condition:
+            called = min(len(events) if self._mean_s > QUICK_S else 1, self._waiting)
+            self._called = max(self._called, called)
+            self._condition.notify(called + 1)  # and one to stand by
+
+    def drain(self) -> list[Event]:
+        """See Executor."""
+        return popped(self._queue, len(self._queue))
+
+    def idle(self) -> bool:
+        """See Executor."""
+        return not self._queue and not any(self._running)
+
+    def held_by(self, entries: Collection[Held]) -> list[Event]:
+        """See Executor."""
+        return [one for batch, _ in self._runs() for one in batch if held_of(one) in entries]
+
+    def give_up(self, event: Event) -> None:
+        """See Executor. A thread cannot be stopped: its slot is lost until the handler returns."""
+
+    def overdue(self, now_s: float) -> list[Event]:
+        """See Executor."""
+        longest_s = self._spec.options.max_run_ms / 1_000
+        return [
+            one
+            for batch, started_s in self._runs()
+            for one in batch
+            if now_s - started_s > longest_s and not self._given_up(one)
+        ]
+
+    def exhausted(self) -> bool:
+        """See Executor."""
+        # What was taken over is given up too, but will return: only max_run tells that a handler never does.
+        since_s = time.monotonic() - self._spec.options.max_run_ms / 1_000
+        return all(
+            run is not None and run[0] and run[1] < since_s and all(map(self._given_up, run[0]))
+            for run in list(self._running)
+        )
+
+    def cancel_running(self) -> None:
+        """See Executor. Threads are left to finish: their entries stay ours until they do, or we are gone."""
+
+    def close(self) -> None:
+        """See Executor."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def _runs(self) -> list[tuple[Sequence[Event], float]]:
+        return [run for run in list(self._running) if run is not None]
+
+    def _given_up(self, event: Event) -> bool:
+        return id(event) in self._abandoned or held_of(event).taken_over
+
+    def _work(self, slot: int) -> None:
+        spec, handler, queue, finished = self._spec, self._spec.handler, self._queue, self._finished
+        wants_delivery, running, monotonic = self._wants_delivery, self._running, time.monotonic
+        while self._wait(slot):
+            now_s = mark_s = monotonic()
+            done = 0
+            while True:
+                try:
+                    event = queue.popleft()
+                except IndexError:
+                    break
+                if event._origin.taken_over:
+                    continue
+                running[slot] = ((event,), now_s)
+                try:
+                    if wants_delivery:
+                        handler(event, Delivery(event, spec))
+                    else:
+                        handler(event)
+                except BaseException as error:  # noqa: BLE001 - SystemExit in a handler's thread must not cost the event its outcome
+                    finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
+                else:
+                    finished.append(event)
+                done += 1
+                now_s = monotonic()
+                if now_s - mark_s > WAKE_S:
+                    self._mean_s = (now_s - mark_s) / done
+                    mark_s, done = now_s, 0
+                    self._wake()
+            if done:
+                self._mean_s = (now_s - mark_s) / done
+
+    def _work_in_batches(self, slot: int) -> None:
+        spec, woken_s = self._spec, 0.0
+        while self._wait(slot):
+            while batch := self._gather():
+                self._running[slot] = (batch, time.monotonic())
+                try:
+                    result = spec.handler(batch)
+                except BaseException as error:  # noqa: BLE001 - as in _work
+                    result = error
+                self._finished.extend(batch_outcomes(batch, result, spec))
+                self._running[slot] = STARTING
+                ended_s = time.monotonic()
+                if ended_s - woken_s > WAKE_S:
+                    woken_s = ended_s
+                    self._wake()
+
+    def _wait(self, slot: int) -> bool:
+        """Wait until this thread is to take part; False at the end."""
+        self._running[slot] = None
+        self._wake()
+        with self._condition:
+            self._waiting += 1
+            while not self._called and not (self._closed and not self._queue):
+                head = _first(self._queue)
+                if head is None or self._standing_by:
+                    self._condition.wait()
+                    continue
+                self._standing_by = True
+                self._condition.wait(STALL_S)
+                self._standing_by = False
+                if not self._called and _first(self._queue) is head:
+                    self._called = 1
+                    self._condition.notify()  # the next one stands by
+            self._waiting -= 1
+            if not self._called:
+                return False
+            self._called -= 1
+            # Busy before the queue is touched: idle() must not miss what is out of the queue and not yet running.
+            self._running[slot] = STARTING
+        return True
+
+    def _gather(self) -> list[Event]:
+        """Up to `batch` events, waiting batch_wait for more after the first; one thread gathers at a time."""
+        most = self._spec.options.batch or 1
+        with self._gathering:
+            gathered = popped(self._queue, most)
+            deadline_s = 0.0
+            while gathered and len(gathered) < most:
+                deadline_s = deadline_s or time.monotonic() + self._spec.options.batch_wait_ms / 1_000
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or self._closed:
+                    break
+                with self._condition:
+                    self._waiting += 1
+                    if not self._queue:
+                        self._condition.wait(left_s)
+                    self._waiting -= 1
+                gathered += popped(self._queue, most - len(gathered))
+            return gathered
+
+
+def _first(queue: deque[Event]) -> Event | None:
+    try:
+        return queue[0]
+    except IndexError:
+        return None
