@@ -1,14 +1,18 @@
 """Reader: reads new entries while the window has room, and settles what is finished on the same connection.
 
-Busy, it never blocks: the next read and the acks go out together, before the entries of the last read are handed on.
-Only after an empty read, with nothing to settle, it waits at the server. After any error it starts with what it
-holds but never saw: a reply that was lost on the way. If killed, what it read stays pending and is taken over.
+Busy, it never blocks: two rounds of acks and a read are under way, so that the server works on one while the entries of
+the other are taken in and handed on. Only after an empty read, with nothing to settle, it waits at the server. After
+any error it starts with what it holds but never saw: a reply that was lost on the way. If killed, what it read stays
+pending and is taken over.
 """
 
+from collections import deque
+from dataclasses import dataclass
+
 from consumers.dispatch import Dispatch
-from consumers.settler import Settler
+from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
-from consumers.window import Held
+from consumers.window import MAX_READ_ENTRIES, Held
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.server.connect import Link
 from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
@@ -20,6 +24,23 @@ FULL_WAIT_S = 0.5
 """With a full window the reader looks again after this, in s, even if nothing woke it."""
 
 
+ROUNDS = 2
+"""So many rounds may be under way at once."""
+
+SPLIT_FROM = 50
+"""Where there is room for more entries than this, a read leaves half of it to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was written together: settlements, and a read of at most `room` entries (0: none)."""
+
+    settlements: list[Settlement]
+    room: int
+    token: str
+    """The claims token known before the read was sent: what moves ownership later changes it."""
+
+
 class Reader:
     """The reading side of one member."""
 
@@ -29,6 +50,9 @@ class Reader:
         self._settler = settler
         self._block_ms = block_ms
         self._fresh: list[Held] = []
+        self._under_way: deque[Round] = deque()
+        self._busy = False
+        """The last read brought something: another may be sent before the next is taken in."""
         self._recheck_ms = 0
 
     def run(self, link: Link) -> None:
@@ -46,45 +70,79 @@ class Reader:
             while not self._state.stopping:
                 if self._recheck_ms and now_ms() > self._recheck_ms:
                     self._recheck_ms = 0
+                    self._land_all(link)
                     self._see_unseen(link)
                 self.run_once(link)
+            self._land_all(link)
+        except NotConnectedError:
+            raise
+        except MillstreamError:
+            self._clear_away(link)
+            raise
         finally:
+            for unanswered in self._under_way:
+                self._settler.put_back(unanswered.settlements)
+            self._under_way.clear()
             self._hand_on()  # whatever ended it: what is in the window is run, or given back
 
     def run_once(self, link: Link) -> int:
-        """One round: settle, read, hand on; how many entries were read."""
+        """One step: settle and read, hand on, take in; how many entries were read."""
         state = self._state
         self._dispatch.collect()
-        self._settler.teach(link)
+        if self._settler.untaught:
+            self._land_all(link)
+            self._settler.teach(link)
         settlements = self._settler.prepare()
-        room = self._room()
-        if not room and not settlements and not self._fresh:
+        room = self._room() if self._busy or not self._under_way else 0
+        going = bool(room or settlements)
+        if going:
+            self._take_off(link, Round(settlements, room, state.token))
+        elif not self._under_way and not self._fresh:
             state.reader_wake.wait(FULL_WAIT_S)
             state.reader_wake.clear()
             return 0
-        token = state.token  # known before the read is sent: what moves ownership later changes it
-        commands = [s.command for s in settlements]
-        if room:
-            commands.append(read_command(state.refs, state.consumer, count=room))
-        try:
-            link.send(*commands)
-        except NotConnectedError:
-            self._settler.put_back(settlements)
-            raise
-        finally:
-            self._hand_on()  # while the server works
-        count = 0
-        try:
-            self._settler.absorb(link, settlements)
-        finally:
-            # Also when a settlement was refused: else the answer to this read would be taken for the next command's.
-            if room and not link.closed:
-                count = self._take_in(link.read(), token)
-        if settlements and state.sweeping:
-            state.duty_wake.set()
-        if room and not count and not settlements:
+        self._hand_on()  # while the server works
+        if not self._under_way or (going and self._busy and len(self._under_way) < ROUNDS):
+            return 0
+        count = self._land(link)
+        if not count and not self._under_way and not settlements and (room := self._room()):
             count = self._wait(link, room)
         return count
+
+    def _take_off(self, link: Link, what: Round) -> None:
+        state = self._state
+        commands = [settlement.command for settlement in what.settlements]
+        if what.room:
+            commands.append(read_command(state.refs, state.consumer, count=what.room))
+        self._under_way.append(what)
+        link.send(*commands)
+
+    def _land(self, link: Link) -> int:
+        """Take in the answers to the round that is under way for longest; how many entries it read."""
+        what = self._under_way.popleft()
+        count = 0
+        try:
+            self._settler.absorb(link, what.settlements)
+        finally:
+            # Also when a settlement was refused: else the answer to this read would be taken for the next command's.
+            if what.room and not link.closed:
+                count = self._take_in(link.read(), what.token)
+                self._busy = count > 0
+        if what.settlements and self._state.sweeping:
+            self._state.duty_wake.set()
+        return count
+
+    def _land_all(self, link: Link) -> None:
+        while self._under_way:
+            self._land(link)
+
+    def _clear_away(self, link: Link) -> None:
+        """After a refusal: take in what is still to come on the link, so that it can be used on."""
+        while self._under_way and not link.closed:
+            try:
+                self._land(link)
+            except MillstreamError as error:  # refused for the same cause, and asked again
+                self._state.say.warning("refused", "trouble with the server", error=str(error))
 
     def _wait(self, link: Link, room: int) -> int:
         """Wait at the server for something new; meanwhile the duty thread settles."""
@@ -102,13 +160,14 @@ class Reader:
     def _room(self) -> int:
         state = self._state
         with state.lock:
+            coming = sum(one.room for one in self._under_way)
             limit = state.window.limit()
-            room = state.window.room()
-            if (
-                state.sweeping
-            ):  # what a dead worker left is older than what is new: it gets its share of the room
-                room //= 2
-            return room if limit is None else max(0, min(room, limit - len(state.window)))
+            room = state.window.room(coming)
+            if not coming and SPLIT_FROM < room < MAX_READ_ENTRIES:
+                room //= 2  # the other half is for the next read, that goes while the entries of this one are handled
+            if state.sweeping:
+                room //= 2  # what a dead worker left is older than what is new: it gets its share of the room
+            return room if limit is None else max(0, min(room, limit - len(state.window) - coming))
 
     def _take_in(self, reply: Reply, token: str) -> int:
         """Hold what a read brought; it is handed on with the next round."""

@@ -60,6 +60,11 @@ class Settler:
             if not self._untaught:
                 return count
 
+    @property
+    def untaught(self) -> bool:
+        """Whether the server did not know a script: teach() it."""
+        return bool(self._untaught)
+
     def teach(self, link: Link) -> None:
         """Load scripts that the server did not know. Only while no reply is outstanding on the link."""
         while self._untaught:

@@ -17,6 +17,8 @@ MAX_EVENTS = 20_000
 """The window never grows beyond this by measurement."""
 PACK_EVENTS = 100
 """What an entry is taken to hold until one was seen: as much as the packs of producers."""
+MAX_READ_ENTRIES = 1_000
+"""One read brings no more: it keeps the server busy for so long and no longer."""
 RATE_SAMPLE_MS = 100
 """How often the rate of finished events is measured, in ms."""
 
@@ -188,18 +190,20 @@ class Window:
             return self._fixed
         return max(self._least, min(round(self._rate * WORK_MS), MAX_EVENTS))
 
-    def room(self) -> int:
-        """How many entries may be read now: 0 when the window is full in events or in bytes.
+    def room(self, coming: int = 0) -> int:
+        """How many entries may be read now, beside those that reads under way may bring: 0 when the window is full in events or in bytes.
 
         Judged by the sizes seen lately, so a sudden run of large entries may overshoot by one read. Before any was seen
         all are taken for packs: what one member reads too many of at first, the others have to do without.
         """
-        free_events = self.most_events - self.events
-        free_bytes = self._max_bytes - self.bytes
+        entry_events = self._entry_events if self._measured else PACK_EVENTS
+        free_events = self.most_events - self.events - coming * entry_events
+        free_bytes = self._max_bytes - self.bytes - coming * self._entry_bytes
         if free_events <= 0 or free_bytes <= 0:
             return 0
-        entry_events = self._entry_events if self._measured else PACK_EVENTS
-        return max(1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), 1_000))
+        return max(
+            1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), MAX_READ_ENTRIES)
+        )
 
     def suspect(self, held: Held, limit: int) -> None:
         """While this entry is held, at most `limit` entries may be."""
