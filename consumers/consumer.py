@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from consumers.delivery import Delivery
+from consumers.executors import Queue, drained, next_event
 from consumers.running import Running
 from consumers.state import MemberState
 from consumers.window import Held
@@ -26,7 +27,7 @@ class PullExecutor:
     def __init__(self, spec: ConsumerSpec, state: MemberState) -> None:
         self._spec = spec
         self._state = state
-        self._queue: deque[Event] = deque()
+        self._queue: Queue = deque()
         self._out: set[Delivery] = set()
         self._condition = threading.Condition()
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
@@ -71,18 +72,16 @@ class PullExecutor:
         for loop, event in list(self._waiters):
             loop.call_soon_threadsafe(event.set)
 
-    def submit(self, events: Sequence[Event]) -> None:
+    def submit(self, items: Sequence[Held | Event]) -> None:
         """See Executor."""
         with self._condition:
-            self._queue.extend(events)
+            self._queue.extend(items)
         self.wake()
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> list[Held | Event]:
         """See Executor."""
         with self._condition:
-            drained = list(self._queue)
-            self._queue.clear()
-            return drained
+            return drained(self._queue)
 
     def idle(self) -> bool:
         """See Executor."""
@@ -114,13 +113,13 @@ class PullExecutor:
         self.wake()
 
     def _pop(self) -> Delivery | None:
-        while self._queue:
-            delivery = Delivery(self._queue.popleft(), self._spec)
-            if not delivery.taken_over:
-                self._out.add(delivery)
-                delivery.settle = partial(self.settle, delivery)
-                return delivery
-        return None
+        event = next_event(self._queue)
+        if event is None:
+            return None
+        delivery = Delivery(event, self._spec)
+        self._out.add(delivery)
+        delivery.settle = partial(self.settle, delivery)
+        return delivery
 
 
 class Consumer:

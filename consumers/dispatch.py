@@ -18,14 +18,13 @@ from consumers.window import Held
 from pipeline.declare import ConsumerSpec, takes_type
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields, read_again, retry_body
 from pipeline.errors import DecodeError, UnknownFormatError
-from pipeline.event import UNREAD, Event
+from pipeline.event import Event
 from pipeline.ladder import MAX_CRASHES, company
 from pipeline.outcome import DONE, HAND_BACK, Kind, Outcome, after_failure
 from pipeline.server.groups import Move
 from pipeline.wire import encode_again
 
 HOST = socket.gethostname()
-_new = Event.__new__
 
 
 class Dispatch:
@@ -36,7 +35,7 @@ class Dispatch:
         self._routes = routes
         self._takes_all = routes[0][1] if len(routes) == 1 and not routes[0][0].options.types else None
         """The one executor, if there is nothing to be routed."""
-        self._suspects: list[tuple[Held, list[Event]]] = []
+        self._suspects: list[Held] = []
         self._fewest_held = 0
         """The least that was held beside waiting suspects; 0 while none wait."""
         self._fewer_ms = 0
@@ -46,22 +45,15 @@ class Dispatch:
 
     def offer(self, entries: Sequence[Held]) -> None:
         """Start the events of entries that are in the window, or decide about them without a handler."""
-        ready: list[Event] = []
+        ready: list[Held] = []
         counted: dict[int, list[Held]] = {}
         for held in entries:
-            count = held.glance() if held.deliveries == 1 and not held.ref.again else 0
-            if count:
+            count = held.count
+            if count and held.deliveries == 1 and not held.ref.again:
                 counted.setdefault(count, []).append(held)
-                if count == 1:
-                    event = _new(Event)
-                    event._data = UNREAD
-                    event._origin = held
-                    event._index = 0
-                    ready.append(event)
-                else:
-                    ready += held.make_events()
-            else:
-                ready += self._events(held) or ()
+                ready.append(held)
+            elif self._may_start(held):
+                ready.append(held)
         with self._state.lock:
             for count, alike in counted.items():
                 self._state.window.counted_all(alike, count)
@@ -78,13 +70,21 @@ class Dispatch:
                 take, settle, abandoned = finished.popleft, state.settling.append, state.abandoned
                 for _ in range(len(finished)):
                     item = take()
-                    if item.__class__ is tuple:
+                    if isinstance(item, Held):  # its one event is done
+                        held = item
+                    elif isinstance(item, Event):  # done, too
+                        held = item._origin
+                        if id(item) in abandoned:
+                            del abandoned[id(item)]
+                            continue
+                    else:
                         event, outcome = item
-                        if not abandoned.pop(id(event), None) and not held_of(event).taken_over:
+                        if id(event) in abandoned:
+                            del abandoned[id(event)]
+                        elif not held_of(event).taken_over:
                             self._finish(event, outcome)
                         continue
-                    held = item._origin  # type: ignore[union-attr] # an event that is done
-                    if held.taken_over or (abandoned and abandoned.pop(id(item), None)):
+                    if held.taken_over:
                         continue
                     held.unfinished -= 1
                     if not held.unfinished:
@@ -103,7 +103,7 @@ class Dispatch:
                 )
                 held = held_of(event)
                 with state.lock:
-                    if id(event) not in state.abandoned and not held.taken_over:
+                    if id(event) not in state.abandoned and not held.taken_over and held.unfinished > 0:
                         self._finish(event, after_failure(error, held.attempt, spec.options.retry))
                     state.abandoned[id(event)] = event
                 executor.give_up(event)
@@ -121,16 +121,18 @@ class Dispatch:
 
     def hand_back_unstarted(self) -> None:
         """Give up what no handler has begun."""
-        waiting = [event for _, executor in self._routes for event in executor.drain()]
+        waiting = [item for _, executor in self._routes for item in executor.drain()]
         with self._state.lock:
             suspects, self._suspects = self._suspects, []
-            for held, _ in suspects:
+            for held in suspects:
                 self._return(held)
-            by_entry: dict[int, list[Event]] = {}
-            for event in waiting:
-                by_entry.setdefault(id(event._origin), []).append(event)
-            for events in by_entry.values():
-                held = held_of(events[0])
+            by_entry: dict[Held, list[Event]] = {}
+            for item in waiting:
+                if isinstance(item, Held):
+                    self._return(item)
+                else:
+                    by_entry.setdefault(held_of(item), []).append(item)
+            for held, events in by_entry.items():
                 if len(events) == held.events:
                     self._return(held)
                 else:
@@ -153,7 +155,7 @@ class Dispatch:
             return
         state = self._state
         with state.lock:
-            self._suspects = [one for one in self._suspects if not one[0].taken_over]
+            self._suspects = [held for held in self._suspects if not held.taken_over]
             limit = state.window.limit()
             if not self._suspects or limit is None:
                 return
@@ -161,38 +163,39 @@ class Dispatch:
                 if len(state.window) == len(
                     self._suspects
                 ):  # nothing but suspects: keep a few, others may have the rest
-                    for held, _ in self._suspects[limit:]:
+                    for held in self._suspects[limit:]:
                         self._return(held)
                     del self._suspects[limit:]
                 elif not self._fewest_held or len(state.window) < self._fewest_held:
                     self._fewest_held, self._fewer_ms = len(state.window), now_ms()
                 elif now_ms() - self._fewer_ms > state.claim_after_ms:
                     # What runs beside them takes long: another member may be free sooner.
-                    for held, _ in self._suspects:
+                    for held in self._suspects:
                         self._release(held)
                     self._suspects.clear()
                     self._fewest_held = 0
                 return
             ready, self._suspects = self._suspects, []
             self._fewest_held = 0
-        self._start([event for _, events in ready for event in events])
+        self._start(ready)
 
-    def _events(self, held: Held) -> list[Event] | None:
-        """The events of an entry to be started now; None if it was decided about, or must wait."""
+    def _may_start(self, held: Held) -> bool:
+        """Look at an entry; whether its events may be started now, or it was decided about, or must wait."""
         state = self._state
         try:
             if held.ref.again:
-                held.again, held.fields = read_again(held.fields)
+                held.again, fields = read_again(held.fields)
                 if held.again is None:
                     raise DecodeError("an entry of the group's own stream lacks its envelope")
+                held.set_fields(fields)
                 held.first_id = held.again.entry_id.encode()
             if held.crashes >= MAX_CRASHES:
                 reason = (
                     f"killed its worker: {held.crashes} runs ended without an outcome, the last one alone"
                 )
                 self._bury(held, Outcome(Kind.DEAD, reason=reason, error="WorkerKilled"))
-                return None
-            events = held.make_events()
+                return False
+            count = held.event_count()
             if held.is_pack and held.deliveries > 1:
                 held.check()  # it is split below
         except UnknownFormatError as error:
@@ -206,30 +209,30 @@ class Dispatch:
                 entry_id=held.entry_id.decode(),
                 problem=str(error),
             )
-            return None
+            return False
         except DecodeError as error:
             self._bury(held, after_failure(error, held.attempt, self._routes[0][0].options.retry))
-            return None
+            return False
         with state.lock:
             if held.taken_over:
-                return None
+                return False
             if held.is_pack and held.deliveries > 1:
-                self._split(held, events)
-                return None
-            state.window.counted(held, len(events))
+                self._split(held, held.all_events())
+                return False
+            state.window.counted(held, count)
             limit = company(held.crashes)
             if limit is not None:
                 state.window.suspect(held, limit)
-                self._suspects.append((held, events))
-                return None
-        return events
+                self._suspects.append(held)
+                return False
+        return True
 
-    def _start(self, ready: Sequence[Event]) -> None:
+    def _start(self, ready: Sequence[Held]) -> None:
         if self._takes_all is not None:
             self._takes_all.submit(ready)
             return
         routed: list[list[Event]] = [[] for _ in self._routes]
-        for event in ready:
+        for event in [event for held in ready for event in held.all_events()]:
             try:
                 number = next(
                     (

@@ -16,8 +16,10 @@ from pipeline.errors import DecodeError, MillstreamError
 from pipeline.event import Event
 from pipeline.outcome import Later, Outcome, Outcomes, after_failure
 
-Finished: TypeAlias = deque[Event | tuple[Event, Outcome]]
-"""Events that are done, and those that are not with what follows."""
+Queue: TypeAlias = deque[Held | Event]
+"""What is to be run: all events of an entry, or one event."""
+Finished: TypeAlias = deque[Held | Event | tuple[Event, Outcome]]
+"""Entries whose one event is done, events that are done, and those that are not with what follows."""
 WAKE_S = 0.001
 """Outcomes wait at most so long for company before the member is woken, in s."""
 
@@ -29,10 +31,10 @@ class MaxRunError(MillstreamError):
 class Executor(Protocol):
     """Runs the events of one handler."""
 
-    def submit(self, events: Sequence[Event]) -> None:
-        """Queue events, to be run in this order (started in this order, where several run at a time)."""
+    def submit(self, items: Sequence[Held | Event]) -> None:
+        """Queue entries or events, to be run in this order (started in this order, where several run at a time)."""
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> list[Held | Event]:
         """Take out what was queued and not started."""
 
     def idle(self) -> bool:
@@ -59,7 +61,7 @@ class Executor(Protocol):
 
 def batch_outcomes(
     batch: Sequence[Event], result: Any, spec: ConsumerSpec
-) -> Sequence[Event | tuple[Event, Outcome]]:
+) -> Sequence[Held | Event | tuple[Event, Outcome]]:
     """What a batch handler's return value, or the exception it raised, means for each event."""
     retry = spec.options.retry
     if isinstance(result, DecodeError):
@@ -93,12 +95,54 @@ def _decode_error(event: Event) -> DecodeError | None:
     return None
 
 
-def popped(queue: deque[Event], most: int) -> list[Event]:
-    """Up to `most` events from a queue that other threads take from too; none that were taken over meanwhile."""
+def next_event(queue: Queue) -> Event | None:
+    """The next event of a queue that other threads take from too; None if it is empty. None that was taken over."""
+    while True:
+        try:
+            item = queue.popleft()
+        except IndexError:
+            return None
+        if item.__class__ is Event:
+            if not item._origin.taken_over:
+                return item
+        elif not item.taken_over:
+            if item.events == 1:
+                return item.event(0)
+            first, *rest = item.all_events()
+            queue.extendleft(reversed(rest))  # the rest of a pack may run elsewhere
+            return first
+
+
+def next_events(queue: Queue, most: int) -> list[Event]:
+    """Up to `most` events, as next_event()."""
     events: list[Event] = []
-    try:
-        for _ in range(min(most, len(queue))):
-            events.append(queue.popleft())  # noqa: PERF401 - what was taken out is kept if another thread empties it
-    except IndexError:
-        pass
-    return [event for event in events if not held_of(event).taken_over]
+    while len(events) < most:
+        try:
+            item = queue.popleft()
+        except IndexError:
+            break
+        if isinstance(item, Event):
+            if not item._origin.taken_over:
+                events.append(item)
+        elif not item.taken_over:
+            events += item.all_events()
+            if len(events) > most:
+                queue.extendleft(reversed(events[most:]))
+                del events[most:]
+    return events
+
+
+def drained(queue: Queue) -> list[Held | Event]:
+    """All that was not started, taken out."""
+    items: list[Held | Event] = []
+    while True:
+        try:
+            items.append(queue.popleft())
+        except IndexError:
+            return items
+
+
+def done(event: Event) -> Held | Event:
+    """What tells that an event is done: its entry, if that has no other, so that the event need not live on."""
+    held: Held = event._origin
+    return held if held.events == 1 else event

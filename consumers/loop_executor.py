@@ -15,7 +15,16 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeAlias
 
 from consumers.delivery import Delivery, held_of
-from consumers.executors import WAKE_S, Finished, batch_outcomes, popped
+from consumers.executors import (
+    WAKE_S,
+    Finished,
+    Queue,
+    batch_outcomes,
+    done,
+    drained,
+    next_event,
+    next_events,
+)
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
 from pipeline.event import Event
@@ -41,7 +50,7 @@ class LoopExecutor:
         self._abandoned = abandoned
         self._wake = wake
         self._loop = loop
-        self._queue: deque[Event] = deque()
+        self._queue: Queue = deque()
         self._tasks: dict[_Task, tuple[Sequence[Event], float]] = {}
         """What each task runs, and since when; nothing, for a task that is about to take some."""
         self._pumping = False
@@ -51,16 +60,16 @@ class LoopExecutor:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def submit(self, events: Sequence[Event]) -> None:
+    def submit(self, items: Sequence[Held | Event]) -> None:
         """See Executor."""
-        self._queue.extend(events)
+        self._queue.extend(items)
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon_threadsafe(self._pump)
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> list[Held | Event]:
         """See Executor."""
-        return popped(self._queue, len(self._queue))
+        return drained(self._queue)
 
     def idle(self) -> bool:
         """See Executor."""
@@ -142,20 +151,15 @@ class LoopExecutor:
 
     async def _work(self) -> None:
         spec, handler, queue, finished = self._spec, self._spec.handler, self._queue, self._finished
+        abandoned = self._abandoned
         wants_delivery, tasks, monotonic = self._wants_delivery, self._tasks, time.monotonic
         task = asyncio.current_task()
         assert task is not None, "this is a coroutine of a task"
-        if len(queue) > 1 and len(tasks) < spec.concurrency:
+        if _more_than_one(queue) and len(tasks) < spec.concurrency:
             self._start(self._work())  # its turn comes as soon as a handler here waits for something
         base = copy_context()
         now_s = mark_s = monotonic()
-        while True:
-            try:
-                event = queue.popleft()
-            except IndexError:
-                return
-            if event._origin.taken_over:
-                continue
+        while event := next_event(queue):
             tasks[task] = ((event,), now_s)
             try:
                 context = base.copy()
@@ -173,7 +177,7 @@ class LoopExecutor:
             except BaseException as error:  # noqa: BLE001 - SystemExit in a handler must not cost the event its outcome
                 finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
             else:
-                finished.append(event)
+                finished.append(event if abandoned else done(event))
             if task.cancelling():
                 return
             now_s = monotonic()
@@ -189,11 +193,12 @@ class LoopExecutor:
         options = self._spec.options
         assert options.batch is not None, "the handler takes batches"
         while self._queue and len(self._tasks) < self._spec.concurrency:
-            if len(self._queue) < options.batch and not timer and not self._closed:
+            waiting = sum(item.events if isinstance(item, Held) else 1 for item in list(self._queue))
+            if waiting < options.batch and not timer and not self._closed:
                 if self._timer is None:
                     self._timer = self._loop.call_later(options.batch_wait_ms / 1_000, self._pump, True)
                 return
-            batch = popped(self._queue, options.batch)
+            batch = next_events(self._queue, options.batch)
             timer = False
             if batch:
                 self._start(self._run_batch(batch), batch)
@@ -213,6 +218,14 @@ class LoopExecutor:
         except BaseException as error:  # noqa: BLE001 - as in _work
             result = error
         self._finished.extend(batch_outcomes(batch, result, self._spec))
+
+
+def _more_than_one(queue: Queue) -> bool:
+    try:
+        first = queue[0]
+    except IndexError:
+        return False
+    return len(queue) > 1 or (isinstance(first, Held) and first.events > 1)
 
 
 def _begin(

@@ -183,6 +183,7 @@ class Member:
     def _await_handlers(self, deadline_s: float) -> None:
         state = self.state
         while not self._dispatch.idle() and time.monotonic() < deadline_s:
+            self._dispatch.hand_back_unstarted()  # a thread may have had the rest of a pack in its hands before
             state.reader_wake.wait(0.05)  # set by each handler that finishes; the reader has gone
             state.reader_wake.clear()
 

@@ -175,10 +175,7 @@ class Reader:
         entries = parse_read(reply)
         now, count = now_ms(), 0
         for ref in state.refs:
-            read = [
-                Held(ref, entry_id, fields or (), token=token, deliveries=1, now_ms=now)
-                for entry_id, fields in entries.get(ref.key.encode(), ())
-            ]
+            read = Held.read(ref, entries.get(ref.key.encode(), ()), token, now)
             if not read:
                 continue
             count += len(read)

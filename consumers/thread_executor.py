@@ -10,7 +10,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from consumers.delivery import Delivery, held_of
-from consumers.executors import WAKE_S, Finished, batch_outcomes, popped
+from consumers.executors import (
+    WAKE_S,
+    Finished,
+    Queue,
+    batch_outcomes,
+    done,
+    drained,
+    next_event,
+    next_events,
+)
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
 from pipeline.event import Event
@@ -35,7 +44,7 @@ class ThreadExecutor:
         self._finished = finished
         self._abandoned = abandoned
         self._wake = wake
-        self._queue: deque[Event] = deque()
+        self._queue: Queue = deque()
         self._condition = threading.Condition()
         self._gathering = threading.Lock()
         self._waiting = 0
@@ -55,19 +64,20 @@ class ThreadExecutor:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, events: Sequence[Event]) -> None:
+    def submit(self, items: Sequence[Held | Event]) -> None:
         """See Executor."""
-        self._queue.extend(events)
+        self._queue.extend(items)
         if not self._waiting:
             return
         with self._condition:
-            called = min(len(events) if self._mean_s > QUICK_S else 1, self._waiting)
+            events = sum(item.events if isinstance(item, Held) else 1 for item in items[: len(self._threads)])
+            called = min(events if self._mean_s > QUICK_S else 1, self._waiting)
             self._called = max(self._called, called)
             self._condition.notify(called + 1)  # and one to stand by
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> list[Held | Event]:
         """See Executor."""
-        return popped(self._queue, len(self._queue))
+        return drained(self._queue)
 
     def idle(self) -> bool:
         """See Executor."""
@@ -116,17 +126,12 @@ class ThreadExecutor:
 
     def _work(self, slot: int) -> None:
         spec, handler, queue, finished = self._spec, self._spec.handler, self._queue, self._finished
+        abandoned = self._abandoned
         wants_delivery, running, monotonic = self._wants_delivery, self._running, time.monotonic
         while self._wait(slot):
             now_s = mark_s = monotonic()
-            done = 0
-            while True:
-                try:
-                    event = queue.popleft()
-                except IndexError:
-                    break
-                if event._origin.taken_over:
-                    continue
+            count = 0
+            while event := next_event(queue):
                 running[slot] = ((event,), now_s)
                 try:
                     if wants_delivery:
@@ -136,15 +141,15 @@ class ThreadExecutor:
                 except BaseException as error:  # noqa: BLE001 - SystemExit in a handler's thread must not cost the event its outcome
                     finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
                 else:
-                    finished.append(event)
-                done += 1
+                    finished.append(event if abandoned else done(event))
+                count += 1
                 now_s = monotonic()
                 if now_s - mark_s > WAKE_S:
-                    self._mean_s = (now_s - mark_s) / done
-                    mark_s, done = now_s, 0
+                    self._mean_s = (now_s - mark_s) / count
+                    mark_s, count = now_s, 0
                     self._wake()
-            if done:
-                self._mean_s = (now_s - mark_s) / done
+            if count:
+                self._mean_s = (now_s - mark_s) / count
 
     def _work_in_batches(self, slot: int) -> None:
         spec, woken_s = self._spec, 0.0
@@ -191,7 +196,7 @@ class ThreadExecutor:
         """Up to `batch` events, waiting batch_wait for more after the first; one thread gathers at a time."""
         most = self._spec.options.batch or 1
         with self._gathering:
-            gathered = popped(self._queue, most)
+            gathered = next_events(self._queue, most)
             deadline_s = 0.0
             while gathered and len(gathered) < most:
                 deadline_s = deadline_s or time.monotonic() + self._spec.options.batch_wait_ms / 1_000
@@ -203,11 +208,11 @@ class ThreadExecutor:
                     if not self._queue:
                         self._condition.wait(left_s)
                     self._waiting -= 1
-                gathered += popped(self._queue, most - len(gathered))
+                gathered += next_events(self._queue, most - len(gathered))
             return gathered
 
 
-def _first(queue: deque[Event]) -> Event | None:
+def _first(queue: Queue) -> Held | Event | None:
     try:
         return queue[0]
     except IndexError:

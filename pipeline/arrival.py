@@ -17,7 +17,7 @@ from pipeline.origin import apply_record
 from pipeline.wire import Entry, decode_entry, encode_again
 
 _ARRAYS = range(0x97, 0x9D)  # arrays of 7 to 12 elements
-_SINGLES = frozenset(
+SINGLES = frozenset(
     MAGIC + bytes((array, VERSION, SINGLE, Codec.MSGPACK, UNCOMPRESSED, 1)) for array in _ARRAYS
 )
 _PACKS = frozenset(
@@ -26,51 +26,66 @@ _PACKS = frozenset(
     for kind in (PACK, RECORDS)
     for compression in (UNCOMPRESSED, ZSTD)
 )
+LARGEST = DEFAULT_LIMITS.max_entry_bytes
 _new = Event.__new__
 
 
 class Arrival:
     """An entry that was read. It is the origin of its events: they are of it as long as anybody holds one."""
 
-    __slots__ = ("_entry", "_header", "_items", "entry_id", "fields", "first_id")
+    __slots__ = ("_entry", "_header", "_items", "body", "count", "entry_id", "first_id", "head", "odd")
 
     entry_id: bytes
     """Its id in the stream it was read from."""
-    fields: Sequence[bytes]
-    """Names and values in turn, without the envelope of a group's own stream."""
     first_id: bytes
     """The id of the entry its events were first appended in."""
+    count: int
+    """How many events it holds, from its first bytes; 0 where it has to be decoded to know (event_count())."""
+    # Of the usual layout only the two values are kept: what is not a container costs the garbage collector nothing.
+    head: bytes
+    body: bytes
+    odd: Sequence[bytes] | None
+    """All names and values of an entry of another layout."""
     _header: Header | None
     _items: list[Any] | None
     _entry: Entry | None
 
-    def glance(self) -> int:
-        """How many events it holds, from its first bytes; 0 where it has to be decoded to know (see make_events())."""
-        fields = self.fields
-        if len(fields) != 4 or fields[0] != b"h" or fields[2] != b"b" or len(fields[3]) > _LARGEST:
-            return 0
-        header = fields[1]
-        if header[:7] in _SINGLES:
-            return 1
-        if header[:6] not in _PACKS or len(header) < 10:
-            return 0
-        count = header[6]
-        if count == 0xCC:
-            count = header[7]
-        elif count == 0xCD:
-            count = header[7] << 8 | header[8]
-        elif count > 0x7F:
-            return 0
-        return count if count <= DEFAULT_LIMITS.max_read_pack_events else 0
+    @property
+    def fields(self) -> Sequence[bytes]:
+        """Names and values in turn, without the envelope of a group's own stream."""
+        return [b"h", self.head, b"b", self.body] if self.odd is None else self.odd
 
-    def make_events(self) -> list[Event]:
-        """Its events, as far as it has to be decoded for them.
+    def set_fields(self, fields: Sequence[bytes]) -> None:
+        """Take these names and values for those of the entry, and look at their first bytes."""
+        self.head = self.body = b""
+        self.odd: Sequence[bytes] | None = fields
+        self.count = 0
+        if len(fields) == 4 and fields[0] == b"h" and fields[2] == b"b":
+            head, body = fields[1], fields[3]
+            count = glance(head) if len(body) <= LARGEST else 0
+            if count:
+                self.head, self.body, self.odd, self.count = head, body, None, count
+
+    def event_count(self) -> int:
+        """How many events it holds, as far as it has to be decoded for that.
 
         Raises:
             DecodeError: corrupt, or beyond the limits. UnknownFormatError: of a format this version does not know.
         """
+        return self.count or len(self._decoded().events)
+
+    def event(self, index: int) -> Event:
+        """Its event with this index, of which nothing is read yet."""
+        event = _new(Event)
+        event._data = UNREAD
+        event._origin = self
+        event._index = index
+        return event
+
+    def all_events(self) -> list[Event]:
+        """All its events, of which nothing is read yet."""
         events = []
-        for index in range(self.glance() or len(self._decoded().events)):
+        for index in range(self.event_count()):
             event = _new(Event)
             event._data = UNREAD
             event._origin = self
@@ -81,12 +96,12 @@ class Arrival:
     @property
     def is_pack(self) -> bool:
         """Whether it may hold more than one event; DecodeError, UnknownFormatError."""
-        return self.fields[1][3] != SINGLE if self.glance() else self._decoded().is_pack
+        return self.head[3] != SINGLE if self.count else self._decoded().is_pack
 
     def load(self, event: Event) -> None:
         """See Origin."""
         index = event._index
-        if not self.glance():
+        if not self.count:
             read = self._decoded().events[index]
             event.type, event.key, event.producer, event.number = (
                 read.type,
@@ -107,11 +122,11 @@ class Arrival:
 
     def data(self, index: int) -> Any:
         """See Origin."""
-        if not self.glance():
+        if not self.count:
             return self._decoded().events[index].data
-        kind = self.fields[1][3]
+        kind = self.head[3]
         if kind == SINGLE:
-            return decode_msgpack(self.fields[3])
+            return decode_msgpack(self.body)
         item = self._read_items()[index]
         return item[0] if kind == RECORDS else item
 
@@ -123,20 +138,20 @@ class Arrival:
         """Decode it as a whole.
 
         Raises:
-            DecodeError, UnknownFormatError: as make_events().
+            DecodeError, UnknownFormatError: as event_count().
         """
         for event in self._decoded().events:
             _ = event.data
 
     def _read_header(self) -> Header:
         if self._header is None:
-            self._header = read_header(self.fields[1], DEFAULT_LIMITS)
+            self._header = read_header(self.head, DEFAULT_LIMITS)
         return self._header
 
     def _read_items(self) -> list[Any]:
         if self._items is None:
             kind, _, compression, count, *_ = self._read_header()
-            raw = decompress(self.fields[3], DEFAULT_LIMITS) if compression == ZSTD else self.fields[3]
+            raw = decompress(self.body, DEFAULT_LIMITS) if compression == ZSTD else self.body
             items = decode_items(raw, DEFAULT_LIMITS, records=kind == RECORDS)
             if len(items) != count:
                 raise DecodeError(f"the pack holds {len(items):,} events; its header says {count:,}")
@@ -149,4 +164,20 @@ class Arrival:
         return self._entry
 
 
-_LARGEST = DEFAULT_LIMITS.max_entry_bytes
+def glance(head: bytes) -> int:
+    """How many events an entry with this header holds, by its first bytes; 0 where these do not tell.
+
+    What they tell is certain: the version, kind, codec and compression are known to this version.
+    """
+    if head[:7] in SINGLES:
+        return 1
+    if head[:6] not in _PACKS or len(head) < 10:
+        return 0
+    count = head[6]
+    if count == 0xCC:
+        count = head[7]
+    elif count == 0xCD:
+        count = head[7] << 8 | head[8]
+    elif count > 0x7F:
+        return 0
+    return count if count <= DEFAULT_LIMITS.max_read_pack_events else 0

@@ -136,6 +136,12 @@ def unpack_record(raw: bytes) -> Any:
         DecodeError: not exactly one valid value, or a repeated key.
     """
     try:
+        value = ormsgpack.unpackb(raw)
+        if ormsgpack.packb(value, None, _PLAIN_ONLY) == raw:  # nothing repeated, and nothing behind it
+            return value
+    except (ValueError, TypeError):
+        pass
+    try:
         return msgpack.unpackb(raw, object_pairs_hook=unique)
     except DecodeError:
         raise
@@ -196,6 +202,18 @@ def decode_msgpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
     Raises:
         DecodeError: corrupt, nested deeper than max_depth, a repeated key or one that is not text.
     """
+    if len(raw) <= limits.max_values:
+        # A flat dict that is written to the same bytes again is all that it should be: most events end here.
+        try:
+            data = ormsgpack.unpackb(raw)
+            if (
+                type(data) is dict
+                and SCALARS.issuperset(map(type, data.values()))
+                and ormsgpack.packb(data, None, _PLAIN_ONLY) == raw
+            ):
+                return data
+        except (ValueError, TypeError):
+            pass
     data = unpack(raw, limits)
     flat = type(data) in SCALARS or (type(data) is dict and SCALARS.issuperset(map(type, data.values())))
     _check_written_once(raw, data, limits.max_depth, flat=flat)
