@@ -218,6 +218,12 @@ class Link:
         """Whether TLS holds bytes that poll does not see."""
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
+    def bare(self) -> socket.socket:
+        """The socket itself, connected and logged in: for who measures the server without us. The link is then left
+        alone until it is closed."""
+        self._usable()
+        return self._sock
+
     def close(self) -> None:
         """Close the connection; commands under way may or may not be carried out."""
         self.closed = True
@@ -283,6 +289,10 @@ class Connector:
                 raise
             self._capabilities = capabilities
         return link
+
+    def reached(self) -> Address:
+        """Where links lead just now: the embedded server's socket, or the primary that Sentinel names."""
+        return self._reach()
 
     def capabilities(self) -> Capabilities:
         """What this server can do and how durable it is, asked once per connector."""
