@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.server.locate import Address
 
 PROGRAMS = ("redis-benchmark", "valkey-benchmark")
-DEPTHS = ((16, 50), (50, 8), (100, 4), (500, 2))
+DEPTHS = ((16, 50), (100, 4), (200, 8), (500, 2))
 """Commands per request (-P) and connections (-c), of which the best counts."""
 BODY_BYTES = 161
 TIMEOUT_S = 300
