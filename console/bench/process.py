@@ -27,13 +27,14 @@ class BenchError(MillstreamError):
 class WorkProcess:
     """A process that does one duty."""
 
-    def __init__(self, task: Task, url: str | None) -> None:
+    def __init__(self, task: Task, url: str | None, module: str = f"{__package__}.work") -> None:
+        """module: the one that does it, if not that of the bench."""
         self.task = task
         read_end, self._alive = os.pipe()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         try:
             self._process = subprocess.Popen(
-                module_command(f"{__package__}.work"),
+                module_command(module),
                 env=environment(worker_environment(url)) | {PARENT_FD: str(read_end)},
                 pass_fds=[read_end],
                 stdin=subprocess.PIPE,

@@ -32,13 +32,13 @@ def say(found: Mapping[str, Any]) -> None:
     write(sys.stdout, json.dumps(found), flush=True)
 
 
-def main() -> int:
-    """Do the duty."""
+def main(duties: Mapping[str, Callable[..., dict[str, Any]]] = DUTIES) -> int:
+    """Do the duty that the task names."""
     stop_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench ends us
     task = json.loads(sys.stdin.readline())
     try:
-        found = DUTIES[task["duty"]](
+        found = duties[task["duty"]](
             settings_from().worker_url, ready=lambda: say({"ready": True}), **task["with"]
         )
     except (MillstreamError, RuntimeError, OSError) as error:
