@@ -21,7 +21,8 @@ PROGRAMS = ("redis-benchmark", "valkey-benchmark")
 DEPTHS = ((16, 50), (100, 4), (200, 8), (500, 2))
 """Commands per request (-P) and connections (-c), of which the best counts."""
 BODY_BYTES = 161
-TIMEOUT_S = 300
+SLOWEST_PER_S = 10_000
+"""A program that is slower than this, and a minute beside, is given up."""
 _RATE = re.compile(r"([\d.]+) requests per second")
 
 
@@ -62,7 +63,9 @@ class BenchmarkProgram:
             start_new_session=True,
         )
         try:
-            out, err = process.communicate(timeout=TIMEOUT_S)
+            out, err = process.communicate(timeout=60 + count / SLOWEST_PER_S)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{self.name} appends fewer than {SLOWEST_PER_S:,} entries per second") from None
         finally:
             if process.poll() is None:
                 process.kill()

@@ -26,7 +26,8 @@ def report(figures: Sequence[Figures], limit_by: str) -> dict[str, list[Row]]:
             points = {point: _median(one.rounds, point) for point in POINTS}
             of = by_name.get(measure.of)
             share = _ratio(points["p99_us"], _median(of.rounds, "p99_us")) if of else None
-            latencies.append(base | points | {"times_p99": share, "of": measure.of or None} | arrived)
+            kept = {"per_s": _median(one.rounds, "per_s")}
+            latencies.append(base | kept | points | {"times_p99": share, "of": measure.of or None} | arrived)
         elif measure.kind == "bytes":
             sizes += [_size(one.rounds[0], kind) for kind in ("singles", "packs")] if one.rounds else []
         else:
@@ -114,6 +115,7 @@ RATES = (
 )
 LATENCY = (
     *_NAME,
+    number("per_s", "EVENTS/S", as_rate),
     *(
         number(point, f"{point.removesuffix('_us').replace('p100', 'max').upper()} US", as_us)
         for point in POINTS

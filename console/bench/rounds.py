@@ -60,13 +60,16 @@ class Rounds:
         load: Load,
         program: BenchmarkProgram | None,
         say: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
+        """say: told what is under way. warn: told what was left undone."""
         self.keys = OwnKeys()
         self._connector = connector
         self._url = url
         self._load = load
         self._program = program
         self._say = say
+        self._warn = warn
         self._processes: list[WorkProcess] = []
         self._bytes: Result = {}
 
@@ -91,8 +94,17 @@ class Rounds:
             for process in self._processes:
                 process.end()
             link.close()
-            self.keys.remove(self._connector)
+            self._remove()
         return figures
+
+    def _remove(self) -> None:
+        try:
+            self.keys.remove(self._connector)
+        except (MillstreamError, KeyboardInterrupt):
+            self._warn(
+                f"keys that begin with {self.keys.name} or {{{self.keys.name} may be left on the server"
+            )
+            raise
 
     def _measure(self, link: Link, figures: Figures, turn: int) -> None:
         measure = figures.measure
@@ -113,7 +125,7 @@ class Rounds:
                     measure, stream=stream, group=self.keys.group(), count=count, rate=self._load.rate
                 )
             self._judge(figures, _tally(found), expected(count))
-            figures.rounds.append(found)
+            figures.rounds.append(found | {"per_s": count / found["seconds"]})
         else:
             stream = self.keys.stream(measure.filled)
             found = self._do(measure, stream=stream, group=self.keys.group(), count=self._load.events)

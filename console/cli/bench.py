@@ -34,7 +34,7 @@ from pipeline.server.capabilities import Capabilities
         ("millstream bench --redis-benchmark /opt/redis/bin/redis-benchmark", "the limit by a program not on PATH"),
     ],
 )  # fmt: skip
-@click.option("--events", type=click.IntRange(100, 100_000_000), metavar="COUNT", default=100_000, show_default=True,
+@click.option("--events", type=click.IntRange(100, 10_000_000), metavar="COUNT", default=100_000, show_default=True,
               help="Events per measurement; with few, what starting costs shows in the rates.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 100), metavar="COUNT", default=3, show_default=True,
               help="How often each is measured; what is shown is the median.")  # fmt: skip
@@ -72,7 +72,7 @@ def verb(
         measures = [measure for measure in measures if measure.name != BARE_APPEND or BARE_APPEND in only]
     load = Load(events=events, rounds=rounds, rate=rate)
     capabilities = connector.capabilities()
-    run = Rounds(connector, session.url, load, limit, lambda doing: status.now(doing))
+    run = Rounds(connector, session.url, load, limit, lambda doing: status.now(doing), out.warn)
     out.talk(f"{connector.shown}: {capabilities.durability_line()}")
     out.talk(_plan(measures, load, run.keys.name))
     with _signals_interrupt(), Status(out) as status:
