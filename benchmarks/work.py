@@ -73,7 +73,7 @@ def work_through(
         async with app.running() as running:
             ready()
             while total is None or got[0].events < total:
-                await asyncio.sleep(LOOK_S * 5)
+                await asyncio.sleep(LOOK_S * 10)
                 samples.take(got[0].events)
                 if running.failure is not None:
                     raise running.failure

@@ -4,6 +4,7 @@ Its handlers keep each event's request_id and do nothing else: what arrived is a
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,8 @@ from pipeline.errors import MillstreamError
 from pipeline.event import Event
 from pipeline.server.connect import Connector, Link
 
-LOOK_S = 0.002
+LOOK_S = 0.001
+LONGEST_LOOK_S = 0.05
 STALLED_S = 30.0
 BATCH = 500
 
@@ -35,6 +37,12 @@ def consume(
         connector.close()
     arrived = tally(ids)
     return watch.facts() | {"events": arrived.events, "checksum": arrived.checksum}
+
+
+def next_look_s(done: int, count: int, passed_s: float) -> float:
+    """When to look again: seldom, since a look takes the interpreter from the handlers, but just in time."""
+    left_s = passed_s / done * (count - done) if done else math.inf
+    return min(max(left_s * 0.9, LOOK_S), LONGEST_LOOK_S)
 
 
 def declare(app: Pipeline, stream: str, group: str, handler: str, ids: list[str]) -> None:
@@ -81,7 +89,7 @@ async def _handled(
         ready()
         seen, since_s = 0, time.monotonic()
         while len(ids) < count:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(next_look_s(len(ids), count, time.monotonic() - watch.began_s))
             if running.failure is not None:
                 raise running.failure
             if len(ids) > seen:

@@ -129,7 +129,7 @@ def _show(session: Session, about: dict[str, Any], tables: dict[str, list[dict[s
     out.line(
         f"Python {client['python']}, hiredis {client['hiredis']}, {counted(client['cores'], 'core')}, "
         f"{client['system']}; {load['events']:,} events of {load['event_bytes']} bytes, "
-        f"median of {counted(load['rounds'], 'round')}"
+        f"median of {counted(load['rounds'], 'round')}, limit by {load['limit_by']}"
     )
     for columns, rows in ((RATES, tables["rates"]), (LATENCY, tables["latency"]), (BYTES, tables["bytes"])):
         if rows:

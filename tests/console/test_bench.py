@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.limits.event import event
 from console.bench.benchmark_program import BenchmarkProgram, find_program
+from console.bench.consuming import LONGEST_LOOK_S, LOOK_S, next_look_s
 from console.bench.measures import MEASURES, NAMES, chosen
 from console.bench.own_keys import PREFIX
 from console.bench.process import BenchError
@@ -156,6 +157,14 @@ def test_a_program_that_finds_no_rate_is_an_error() -> None:
     assert isinstance(program, BenchmarkProgram)
     with pytest.raises(BenchError, match="false failed: code 1"):
         program.run("s", 10, 16, 50)
+
+
+def test_whoever_waits_for_the_last_event_looks_seldom_and_just_in_time() -> None:
+    """Each look takes the interpreter from the handlers that are measured."""
+    assert next_look_s(0, 1_000, 5.0) == LONGEST_LOOK_S
+    assert next_look_s(1_000, 100_000, 0.01) == LONGEST_LOOK_S
+    assert next_look_s(90_000, 100_000, 0.09) == pytest.approx(0.009)
+    assert next_look_s(99_999, 100_000, 0.1) == LOOK_S
 
 
 def test_a_share_is_of_the_medians() -> None:
