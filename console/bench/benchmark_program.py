@@ -21,9 +21,16 @@ PROGRAMS = ("redis-benchmark", "valkey-benchmark")
 DEPTHS = ((16, 50), (100, 4), (200, 8), (500, 2))
 """Commands per request (-P) and connections (-c), of which the best counts."""
 BODY_BYTES = 161
+LEAST_ENTRIES = 10_000
+"""With fewer its clock, which counts ms, shows no rate."""
 SLOWEST_PER_S = 10_000
 """A program that is slower than this, and a minute beside, is given up."""
 _RATE = re.compile(r"([\d.]+) requests per second")
+
+
+def whole(count: int, per_request: int) -> int:
+    """So many, or the next number that fills the last request: the program sends no other."""
+    return -(-max(count, LEAST_ENTRIES) // per_request) * per_request
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ class Measure:
     """What a process of its own is told to do; empty: nothing, the bench itself looks."""
     how: Mapping[str, Any] = field(default_factory=dict)
     filled: Filled = ""
+    sender: str = ""
+    """What a second process is told to do beside it."""
+    sender_how: Mapping[str, Any] = field(default_factory=dict)
 
 
 LIMIT = "limit"
@@ -65,8 +68,25 @@ MEASURES: Sequence[Measure] = (
     ),
     _handling("packs-consume", "plain handler per event of packs", "plain", "packs"),
     _handling("packs-batch", "batch handler (500), packs", "batch", "packs"),
-    Measure("bare-both", "both", "bare loops: one process appends, one consumes"),
-    Measure("both", "both", "one process sends (send_many), one consumes (plain)", of="bare-both"),
+    Measure(
+        "bare-both",
+        "both",
+        "bare loops: one process appends, one consumes",
+        duty=BARE_CONSUME,
+        how={"block": True},
+        sender=BARE_APPEND,
+        sender_how={"once": True},
+    ),
+    Measure(
+        "both",
+        "both",
+        "one process sends (send_many), one consumes (plain)",
+        of="bare-both",
+        duty="consume",
+        how={"handler": "plain"},
+        sender="produce",
+        sender_how={"many": True},
+    ),
     Measure("bare-latency", "latency", "bare: XADD to XREADGROUP BLOCK, two threads", duty="bare-latency"),
     Measure("latency", "latency", "send() to the handler", of="bare-latency", duty="latency"),
     Measure("bytes", "bytes", "MEMORY USAGE per event: one per entry, and in packs"),

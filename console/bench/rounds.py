@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.limits.arrived import arrived
 from benchmarks.limits.event import Tally, expected
 from console.bench.benchmark_program import DEPTHS as PROGRAM_DEPTHS
-from console.bench.benchmark_program import BenchmarkProgram
+from console.bench.benchmark_program import BenchmarkProgram, whole
 from console.bench.measures import BARE_APPEND, LIMIT, Filled, Measure, streams_needed
 from console.bench.own_keys import OwnKeys
 from console.bench.process import BenchError, Result, Task, WorkProcess
@@ -146,34 +146,26 @@ class Rounds:
         if self._program is None:
             self._append(link, figures)
             return
-        count, rates = self._load.events, []
+        rates = []
         figures.checked = "counted"  # it writes its own bytes
         for depth in PROGRAM_DEPTHS:
             with self._stream(link, figures.measure) as stream:
-                rates.append(self._program.run(stream, count, *depth))
+                asked = whole(self._load.events, depth[0])
+                rates.append(self._program.run(stream, asked, *depth))
                 there = link.call("XLEN", stream)
                 figures.events += there
-                figures.right &= there == count
-        figures.rounds.append({"per_s": max(rates), "seconds": count / max(rates)})
+                figures.right &= there == asked
+        figures.rounds.append({"per_s": max(rates)})
 
     def _both(self, link: Link, figures: Figures) -> None:
         """A process that consumes, and as soon as it waits, one that sends; from first send to last settle."""
-        ours = figures.measure.name == "both"
-        count = self._load.events
-        with self._stream(link, figures.measure) as stream:
-            asked = {"stream": stream, "group": self.keys.group(), "count": count}
+        measure, asked = figures.measure, {"count": self._load.events}
+        with self._stream(link, measure) as stream:
             consumer = self._start(
-                *(
-                    ("consume", asked | {"handler": "plain"})
-                    if ours
-                    else ("bare-consume", asked | {"block": True})
-                )
+                measure.duty, {**asked, "stream": stream, "group": self.keys.group(), **measure.how}
             )
             consumer.line()
-            task = {"stream": stream, "count": count}
-            producer = self._start(
-                *(("produce", task | {"many": True}) if ours else (BARE_APPEND, task | {"once": True}))
-            )
+            producer = self._start(measure.sender, {**asked, "stream": stream, **measure.sender_how})
             sent, found = producer.result(), consumer.result()
         self._judge(figures, _tally(found))
         seconds = found["ended_s"] - sent["began_s"]

@@ -74,6 +74,8 @@ def verb(
     capabilities = connector.capabilities()
     run = Rounds(connector, session.url, load, limit, lambda doing: status.now(doing), out.warn)
     out.talk(f"{connector.shown}: {capabilities.durability_line()}")
+    if capabilities.aof is False:
+        out.warn("without an append-only file a server is faster than one that keeps its events")
     out.talk(_plan(measures, load, run.keys.name))
     with _signals_interrupt(), Status(out) as status:
         figures = run.run(measures)

@@ -1,12 +1,13 @@
 """millstream bench: all it measures and compares, on a real server, with next to no events."""
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from benchmarks.limits.event import event
-from console.bench.benchmark_program import BenchmarkProgram, find_program
+from console.bench.benchmark_program import BenchmarkProgram, find_program, whole
 from console.bench.consuming import LONGEST_LOOK_S, LOOK_S, next_look_s
 from console.bench.measures import MEASURES, NAMES, chosen
 from console.bench.own_keys import PREFIX
@@ -149,6 +150,26 @@ def test_a_password_stays_off_every_command_line() -> None:
     command = program.command("s", 10, 16, 50)
     assert command[1:7] == ["-h", "localhost", "-p", "6380", "--dbnum", "2"]
     assert command[command.index("XADD") :][:5] == ["XADD", "s", "*", "h", "h" * 29]
+
+
+def test_redis_benchmark_is_asked_for_whole_requests() -> None:
+    """It fills the last one, and would be found to have appended too many; and for ms enough to tell a rate."""
+    assert [whole(count, 500) for count in (100, 10_500, 10_501, 100_000)] == [
+        10_000,
+        10_500,
+        11_000,
+        100_000,
+    ]
+
+
+@pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="no redis-benchmark on PATH")
+def test_the_limit_is_measured_by_redis_benchmark(url: str, link: Link) -> None:
+    """Where it is there; and what it appended is counted."""
+    ran = here("bench", "--events", "1234", "--rounds", "1", "--only", "limit", "--json", url=url)
+    assert ran.code == 0, ran.err
+    assert ran.json["load"]["limit_by"] == "redis-benchmark"
+    assert ran.json["rates"][0]["checked"] == "counted"
+    assert left_behind(link) == []
 
 
 def test_a_program_that_finds_no_rate_is_an_error() -> None:
