@@ -32,14 +32,14 @@ SLOW_US, LATE_MS = 2_000, 2
 
 def leave_behind(link: Link, stream: str, group: str, entries: int) -> None:
     """Append so many entries and have a consumer read them all, which then is gone."""
-    sock, replies = link.bare(), Replies(link.bare())
-    for first in range(0, entries, PIECE):
-        append(sock, stream, bodies(min(PIECE, entries - first), first), 1_000, 3)
-    link.call("XGROUP", "CREATE", stream, group, "0")
+    link.call("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
     read = packed("XREADGROUP", "GROUP", group, DEAD, "COUNT", str(PIECE), "STREAMS", stream, ">")
-    for _ in range(0, entries, PIECE):
-        sock.sendall(read)
-        replies.next()
+    with link.bare() as sock:
+        replies = Replies(sock)
+        for first in range(0, entries, PIECE):
+            append(sock, stream, bodies(min(PIECE, entries - first), first), 1_000, 3)
+            sock.sendall(read)
+            replies.next()
     pending = link.call("XPENDING", stream, group)[0]
     assert pending == entries, f"{pending:,} of {entries:,} entries are pending"
 

@@ -60,8 +60,9 @@ class Ground:
             link.call("UNLINK", self.stream)
         self._made += 1
         self.stream = self._keys.stream(f"scale-{self._made}")
-        for first in range(0, size.entries, PIECE):
-            append(link.bare(), self.stream, self._packed[: size.entries - first], 1_000, 3)
+        with link.bare() as sock:
+            for first in range(0, size.entries, PIECE):
+                append(sock, self.stream, self._packed[: size.entries - first], 1_000, 3)
         for group in [GROUP, *(f"other-{at}" for at in range(1, size.groups))]:
             link.call("XGROUP", "CREATE", self.stream, group, "$")
         for at in range(1, size.consumers):

@@ -107,17 +107,18 @@ def probe(url: str | None, *, stop_key: str, ready: Callable[[], None]) -> dict[
     """PING every ms until the key is there; how long the answers took. A late one is what others waited, too."""
     taken_s: list[float] = []
     connector = Connector(url)
-    link = connector.link("probe")
-    sock = link.bare()
+    link, looking = connector.link("probe"), connector.link("look")
     try:
-        ready()
-        while len(taken_s) % 100 or not link.call("EXISTS", stop_key):
-            began_s = time.perf_counter()
-            call(sock, "PING")
-            taken_s.append(time.perf_counter() - began_s)
-            time.sleep(PROBE_S)
+        with link.bare() as sock:
+            ready()
+            while len(taken_s) % 100 or not looking.call("EXISTS", stop_key):
+                began_s = time.perf_counter()
+                call(sock, "PING")
+                taken_s.append(time.perf_counter() - began_s)
+                time.sleep(PROBE_S)
     finally:
         link.close()
+        looking.close()
         connector.close()
     return {"pings": len(taken_s)} | {
         f"p{point:g}_ms": took * 1e3 for point, took in percentiles(taken_s).items()

@@ -33,15 +33,15 @@ def bare_append(
 ) -> dict[str, Any]:
     """Append so many events, one per entry: at the best of the DEPTHS, or once at the middle one."""
     packed = bodies(count)
-    with _links(url) as (link,):
+    with _links(url) as (link,), link.bare() as sock:
         ready()
         watch = Stopwatch()
         watch.start()
         if once:
-            append(link.bare(), stream, packed, *DEPTHS[len(DEPTHS) // 2])
+            append(sock, stream, packed, *DEPTHS[len(DEPTHS) // 2])
             watch.stop()
             return watch.facts()
-        seconds = best(link.bare(), stream, packed)
+        seconds = best(sock, stream, packed)
         watch.stop()
     return watch.facts() | {"seconds": seconds, "cpu_s": watch.cpu_s / len(DEPTHS)}
 
@@ -51,11 +51,11 @@ def bare_packs_append(
 ) -> dict[str, Any]:
     """Append so many events in packs."""
     rows = events(count)
-    with _links(url) as (link,):
+    with _links(url) as (link,), link.bare() as sock:
         ready()
         watch = Stopwatch()
         watch.start()
-        append_packs(link.bare(), stream, rows)
+        append_packs(sock, stream, rows)
         watch.stop()
     return watch.facts()
 
@@ -75,11 +75,11 @@ def bare_consume(
         link.call("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
         entries = count if block else link.call("XLEN", stream)
         ready()
-        watch = Stopwatch()
-        watch.start()
-        decode = pack_ids if packs else single_ids
-        _, ids = consume(link.bare(), stream, group, entries, decode, BLOCK_MS if block else 0)
-        watch.stop()
+        watch, decode = Stopwatch(), pack_ids if packs else single_ids
+        with link.bare() as sock:
+            watch.start()
+            _, ids = consume(sock, stream, group, entries, decode, BLOCK_MS if block else 0)
+            watch.stop()
     arrived = tally(ids)
     return watch.facts() | {"events": arrived.events, "checksum": arrived.checksum}
 
@@ -99,9 +99,10 @@ def bare_latency(
         sender.call("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
         ready()
         watch = Stopwatch()
-        watch.start()
-        seconds, ids = latency(sender.bare(), reader.bare(), stream, group, count, rate)
-        watch.stop()
+        with sender.bare() as sending, reader.bare() as receiving:
+            watch.start()
+            seconds, ids = latency(sending, receiving, stream, group, count, rate)
+            watch.stop()
     arrived = tally(ids)
     return (
         watch.facts()

@@ -138,7 +138,7 @@ class Rounds:
         with self._stream(link, measure) as stream:
             asked = {"stream": stream, "count": self._load.events, **measure.how}
             found = self._start(measure.duty or BARE_APPEND, asked).result()
-            self._judge(figures, arrived(link.bare(), stream))
+            self._judge(figures, _arrived(link, stream))
         self._keep(figures, found)
 
     def _limit(self, link: Link, figures: Figures) -> None:
@@ -179,7 +179,7 @@ class Rounds:
         self._start(
             "produce", {"stream": stream, "count": count, "many": True, "pack": kind == "packs"}
         ).result()
-        found = arrived(link.bare(), stream)
+        found = _arrived(link, stream)
         if found != expected(count):
             raise BenchError(
                 f"{found.events:,} of {count:,} events stand in {stream}, or others than were sent"
@@ -218,6 +218,11 @@ class Rounds:
         link.call("UNLINK", stream)
         yield stream
         link.call("UNLINK", stream)
+
+
+def _arrived(link: Link, stream: str) -> Tally:
+    with link.bare() as sock:
+        return arrived(sock, stream)
 
 
 def _tally(found: Result) -> Tally:
