@@ -1,6 +1,6 @@
 """Append, bare: plain XADD of packed events over a raw socket, several requests in flight.
 
-No script, no number, no receipt, no retry: what is lost on the way is lost. Nothing in Python can append faster.
+No script, no number, no receipt, no retry: what is lost on the way is lost. The packing is not even counted.
 """
 
 import socket
