@@ -7,11 +7,11 @@ WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults clean
+.PHONY: help demo test check check-speed bench faults clean
 
 help: ## this list
 	@echo "Millstream: an event pipeline on Redis Streams"
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 demo: $(VENV)/.ready-embedded ## events flow into two groups; kill a worker and see the other take over
 	@$(BIN)/millstream demo
@@ -23,6 +23,13 @@ check: $(VENV)/.ready-dev ## ruff and mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check-speed: $(VENV)/.ready-dev ## what an event costs on each hot path, against recorded budgets
+	@$(BIN)/python -m benchmarks.check_speed $(ARGS)
+
+bench: $(VENV)/.ready-dev ## the server's limit and our share of it, on a server of its own (ARGS="--events 20000")
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 130' INT TERM && \
+	$(BIN)/millstream bench --url "embedded://$$folder" $(ARGS)
 
 faults: $(VENV)/.ready-dev ## the fault suite with its full counts; takes long
 	@$(PYTEST) -v --full --timeout 1800 tests/faults tests/guarantees

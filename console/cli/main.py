@@ -35,6 +35,7 @@ VERBS = {
         "consumer": "ls, rm.",
         "pending": "What is being handled, or stuck: ls, show.",
         "dead": "Dead letters: ls, show.",
+        "bench": "This server's limit, and our share of it.",
     },
 }
 NOUNS = ("stream", "group", "consumer")

@@ -40,3 +40,28 @@ class Progress:
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+class Status:
+    """One line on the terminal that says what is under way, and is gone when all is done."""
+
+    def __init__(self, out: Output) -> None:
+        self._shown = False
+        self._wanted = not out.quiet and sys.stderr.isatty()
+
+    def now(self, doing: str) -> None:
+        """This is under way."""
+        if self._wanted:
+            self._shown = True
+            sys.stderr.write(f"\r\x1b[K{doing}")
+            sys.stderr.flush()
+
+    def __enter__(self) -> "Status":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

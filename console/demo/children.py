@@ -6,11 +6,10 @@ Stands on the supervisor's pipe: whoever holds its read end gets SIGTERM when th
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from console.demo.folder import RunFolder
+from console.processes import environment, module_command
 from consumers.supervisor import PARENT_FD, stop_with_parent
 
 KILL_S = 5.0
@@ -18,19 +17,8 @@ KILL_S = 5.0
 
 
 def command(module: str, *args: str) -> list[str]:
-    """The command line that runs a module of this package, in the repository as in the wheel."""
-    # -P: what lies in the working directory is the user's, and none of our business.
-    return [sys.executable, "-P", "-m", f"{__package__}.{module}", *args]
-
-
-def environment() -> dict[str, str]:
-    """The environment in which command() works."""
-    found = dict(os.environ)
-    if not str(__package__).startswith("millstream."):
-        # The repository may be run without having been installed.
-        root = str(Path(__file__).resolve().parents[2])
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [root, found.get("PYTHONPATH")]))
-    return found
+    """The command line that runs a module of this package."""
+    return module_command(f"{__package__}.{module}", *args)
 
 
 def begin(run: RunFolder, who: str) -> None:

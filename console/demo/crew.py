@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from console.demo.account import now_ms
-from console.demo.children import command, environment
+from console.demo.children import command
 from console.demo.folder import RunFolder
+from console.processes import environment
 from consumers.supervisor import Supervisor, Worker
 
 PROCESSES = 2

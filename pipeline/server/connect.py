@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -218,6 +218,21 @@ class Link:
         """Whether TLS holds bytes that poll does not see."""
         return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
+    @contextlib.contextmanager
+    def bare(self) -> Iterator[socket.socket]:
+        """The socket itself, blocking, while the block runs: for who measures the server without us.
+
+        An exception in the block closes the link: what answers are still to come, nobody knows.
+        """
+        self._usable()
+        self._sock.settimeout(self._timeout_s)
+        try:
+            yield self._sock
+        except BaseException:
+            self.close()
+            raise
+        self._sock.settimeout(0)
+
     def close(self) -> None:
         """Close the connection; commands under way may or may not be carried out."""
         self.closed = True
@@ -283,6 +298,10 @@ class Connector:
                 raise
             self._capabilities = capabilities
         return link
+
+    def reached(self) -> Address:
+        """Where links lead just now: the embedded server's socket, or the primary that Sentinel names."""
+        return self._reach()
 
     def capabilities(self) -> Capabilities:
         """What this server can do and how durable it is, asked once per connector."""

@@ -1,0 +1,102 @@
+"""Latency, bare: one thread sends events at a steady rate with XADD, another waits for them in XREADGROUP BLOCK.
+
+What remains is what the server, the sockets and two threads of one Python process cost.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import msgpack  # type: ignore[import-untyped]
+
+from benchmarks.limits.address import arguments, call, command, connected
+from benchmarks.limits.append import HEADER
+from benchmarks.limits.consume import BODY, Replies, packed
+from benchmarks.limits.event import event
+
+POINTS = (50.0, 90.0, 99.0, 99.9, 100.0)
+
+
+def steadily(count: int, rate: float, send: Callable[[int], object]) -> list[float]:
+    """Call send(index) so often, at that rate per second; the times of the calls, by the monotonic clock, in s."""
+    sent_s = []
+    began_s = time.monotonic()
+    for index in range(count):
+        ahead_s = began_s + index / rate - time.monotonic()
+        if ahead_s > 0:
+            time.sleep(ahead_s)
+        sent_s.append(time.monotonic())
+        send(index)
+    return sent_s
+
+
+def percentiles(values: Sequence[float], points: Sequence[float] = POINTS) -> dict[float, float]:
+    """The value that so many percent do not exceed, for each point (nearest rank)."""
+    ordered = sorted(values)
+    return {point: ordered[max(-int(-point * len(ordered) // 100), 1) - 1] for point in points}
+
+
+def latency(
+    sender: socket.socket, reader: socket.socket, key: str, group: str, count: int, rate: float
+) -> tuple[list[float], list[str]]:
+    """Send so many events at that rate; from the XADD of each to its receipt in s, and the ids received."""
+    received_s: list[float] = []
+    ids: list[str] = []
+    failed: list[BaseException] = []
+
+    def receive() -> None:
+        replies, unacked = Replies(reader), 0
+        read = packed(
+            "XREADGROUP", "GROUP", group, "bare", "COUNT", "1000", "BLOCK", "5000", "STREAMS", key, ">"
+        )
+        try:
+            reader.sendall(read)
+            while len(ids) < count:
+                for _ in range(unacked):
+                    replies.next()
+                found = replies.next()
+                if found is None:
+                    raise RuntimeError(f"{len(ids):,} of {count:,} events arrived")
+                now_s, entries = time.monotonic(), found[0][1]
+                received_s.extend([now_s] * len(entries))
+                ids.extend([msgpack.unpackb(fields[BODY])["request_id"] for _, fields in entries])
+                ack = packed("XACK", key, group, *[entry_id for entry_id, _ in entries])
+                reader.sendall(ack + read if len(ids) < count else ack)
+                unacked = 1
+            replies.next()
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            failed.append(error)
+
+    ready = [
+        command("XADD", key, "*", "h", HEADER, "b", msgpack.packb(event(index))) for index in range(count)
+    ]
+
+    def send(index: int) -> None:
+        sender.sendall(ready[index])
+        answer = sender.recv(256)  # ends with its line: one command at a time is under way
+        if not answer.startswith(b"$"):
+            raise RuntimeError(f"the server answered {answer!r}")
+
+    thread = threading.Thread(target=receive, name="receive")
+    thread.start()
+    sent_s = steadily(count, rate, send)
+    thread.join()
+    if failed:
+        raise failed[0]
+    # One sender and one reader: events arrive in the order they were sent.
+    return [received - sent for sent, received in zip(sent_s, received_s, strict=True)], ids
+
+
+if __name__ == "__main__":
+    given = arguments(__doc__, key="millstream-limit-latency", rate=1_000.0)
+    sender, reader = connected(given.url), connected(given.url)
+    try:
+        call(sender, "XGROUP", "CREATE", given.key, "bare", "$", "MKSTREAM")
+        taken, _ = latency(
+            sender, reader, given.key, "bare", min(given.events, int(given.rate * 5)), given.rate
+        )
+        for point, seconds in percentiles(taken).items():
+            print(f"p{point:g}  {seconds * 1e6:,.0f} us")
+    finally:
+        call(sender, "DEL", given.key)
