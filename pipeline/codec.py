@@ -89,6 +89,27 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+_exact_packers: deque[msgpack.Packer] = deque(maxlen=16)
+_KEPT_BYTES = 1 << 16
+"""A packer that wrote more than this is not kept: it never gives its memory back."""
+
+
+def pack_exact(value: Any) -> bytes:
+    """Dicts, lists and scalars as pack() writes them, but of no derived type, which may hold more than it shows.
+
+    Raises:
+        ValueError, OverflowError, TypeError: as pack().
+    """
+    try:
+        packer = _exact_packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(strict_types=True, buf_size=4_096)
+    packed: bytes = packer.pack(value)
+    if len(packed) < _KEPT_BYTES:
+        _exact_packers.append(packer)
+    return packed
+
+
 def unpack(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
     """A msgpack value, as it stands: depth, repeated keys and bytes behind it are the caller's to check.
 

@@ -26,6 +26,7 @@ from pipeline.header import (
 )
 from pipeline.limits import DEFAULT_LIMITS, Limits
 from pipeline.origin import FOREIGN, PackOrigin, SingleOrigin
+from pipeline.packed import PackedData
 from pipeline.text_codecs import encode_fields, encode_json
 
 _WORTH_COMPRESSING_BYTES = 256
@@ -43,6 +44,9 @@ def encode_body(event: Event, limits: Limits = DEFAULT_LIMITS) -> bytes:
     Raises:
         EncodeError, EventTooLargeError: as encode_entry.
     """
+    origin = event._origin
+    if origin.__class__ is PackedData and event._data is UNREAD:
+        return origin.body
     body = encode_msgpack(event.data, limits)
     size = len(body)
     if event.type or event.key or event._headers or event._id:

@@ -49,6 +49,7 @@ class LogHandler(logging.Handler):
         StreamKeys(f"{namespace}:{stream}" if namespace else stream)
         self.shipper = shipper_for(stream, url, namespace, options or log_options(**given))
         self._taker = Taker(mask)
+        once.watch()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take the record; never waits for Redis, never raises because of it."""
@@ -58,9 +59,13 @@ class LogHandler(logging.Handler):
             stream = self.shipper.stream
             if once.came_back(record, stream) or once.shipped(record, stream):
                 return
-            self.shipper.put(
-                self._taker.line(_fields(record), record.levelno, record.exc_info, created_s=record.created)
-            )
+            fields, level = _fields(record), record.levelno
+            body = None if record.exc_info else self._taker.flat(fields)
+            if body is None:
+                line = self._taker.line(fields, level, record.exc_info, record.created)
+            else:
+                line = (level, record.created, body)
+            self.shipper.put(line)
         except Exception:  # noqa: BLE001 - as every handler of the standard library has it
             self.handleError(record)
 
@@ -82,9 +87,11 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields.setdefault("level", level_name(record.levelno))
     fields.setdefault("logger", record.name)
     fields["where"] = f"{record.module}.{record.funcName}:{record.lineno}"
-    for name, value in record.__dict__.items():
-        if name not in _STANDARD and not name.startswith("_"):
-            fields.setdefault(name, value)
+    given = record.__dict__
+    if not _STANDARD.issuperset(given):
+        for name, value in given.items():
+            if name not in _STANDARD and not name.startswith("_"):
+                fields.setdefault(name, value)
     if record.stack_info:
         fields["stack"] = record.stack_info
     return fields

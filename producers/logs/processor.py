@@ -4,17 +4,20 @@ Stands on the LogShipper: the thread that logs takes a copy of the line and goes
 """
 
 import sys
+import time
 from collections.abc import MutableMapping, Sequence
+from logging import Logger
 from typing import Any
 
 from pipeline.keys import StreamKeys
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions, log_options
 from producers.logs import once
-from producers.logs.line import DEFAULT_MASK, Taker, level_name, level_of
+from producers.logs.line import DEFAULT_MASK, METHOD_NAMES, Taker, level_name, level_of
 from producers.logs.shipper import LogShipper, shipper_for
 
 _limited = Limited(get_logger("logs"))
+_time_s = time.time
 
 
 class ShipLogs:
@@ -27,12 +30,24 @@ class ShipLogs:
 
     def __call__(self, logger: Any, method_name: str, event_dict: Any) -> Any:
         """Take the line; never waits for Redis, never raises."""
-        level = level_of(method_name)
+        # Every step here is one of the application's own thread: what can be put off is done by the shipper's.
         try:
+            level, name = METHODS.get(method_name) or method(method_name)
             if level >= self._level:
-                self._ship(logger, level, event_dict)
+                body = None
+                if event_dict.__class__ is dict:
+                    fields = event_dict
+                    if "level" not in fields or "logger" not in fields:
+                        fields = with_defaults(fields, name, logger)
+                    body = self._taker.flat(fields)
+                if body is None:
+                    self._ship(logger, level, event_dict)
+                else:
+                    self.shipper.put((level, _time_s(), body))
+                    if once.watched and isinstance(logger, Logger):
+                        once.will_come_back(logger, level, self.shipper.stream, event_dict.get("event", ""))
         except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it logs
-            self.shipper.dropped += 1
+            self.shipper.drop(1)
             _limited.warning("take", "log line cannot be taken", error=repr(error))
         return event_dict
 
@@ -41,6 +56,7 @@ class ShipLogs:
         return self.shipper.flush(timeout * 1_000)
 
     def _ship(self, logger: Any, level: int, event_dict: Any) -> None:
+        """Take a line of any kind."""
         stream = self.shipper.stream
         if isinstance(event_dict, MutableMapping):
             record = event_dict.get("_record")
@@ -56,12 +72,30 @@ class ShipLogs:
                 exc_info = sys.exc_info()
         else:  # behind a renderer: a text is all there is
             fields, exc_info = {"event": event_dict}, None
-        fields.setdefault("level", level_name(level))
+        fields = with_defaults(fields, level_name(level), logger)
+        self.shipper.put(self._taker.line(fields, level, exc_info))
+        if once.watched and isinstance(logger, Logger):
+            once.will_come_back(logger, level, stream, fields.get("event", ""))
+
+
+def method(name: str) -> tuple[int, str]:
+    """The level of a log method, and its name."""
+    level = level_of(name)
+    return level, level_name(level)
+
+
+METHODS = {name: method(name) for name in METHOD_NAMES}
+
+
+def with_defaults(fields: dict[str, Any], level: str, logger: Any) -> dict[str, Any]:
+    """The fields with `level`, and with the logger's name as `logger` if it has one, where they are missing."""
+    if "level" not in fields:
+        fields = {**fields, "level": level}
+    if "logger" not in fields:
         name = getattr(logger, "name", None)
         if isinstance(name, str):
-            fields.setdefault("logger", name)
-        self.shipper.put(self._taker.line(fields, level, exc_info))
-        once.will_come_back(logger, level, stream, str(fields.get("event", "")))
+            fields = {**fields, "logger": name}
+    return fields
 
 
 def ship_logs(
