@@ -9,7 +9,7 @@ has the exact bytes.
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
@@ -69,6 +69,11 @@ _PLAIN_ONLY = (
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
 
+EXACT = _PLAIN_ONLY | ormsgpack.OPT_PASSTHROUGH_TUPLE
+pack_exact: Callable[[Any, None, int], bytes] = ormsgpack.packb
+"""pack_exact(value, None, EXACT): dicts, lists and scalars as pack() writes them, but of no derived type, which may
+hold more than it shows; TypeError for all else. The C function itself, for who calls it in the application's thread."""
+
 # A Packer must not be used by two threads at a time, nor by a finalizer that logs in the midst of it: each use
 # takes one out of the pool.
 _packers: deque[msgpack.Packer] = deque(maxlen=16)
@@ -86,27 +91,6 @@ def pack(value: Any) -> bytes:
         packer = msgpack.Packer()
     packed: bytes = packer.pack(value)
     _packers.append(packer)
-    return packed
-
-
-_exact_packers: deque[msgpack.Packer] = deque(maxlen=16)
-_KEPT_BYTES = 1 << 16
-"""A packer that wrote more than this is not kept: it never gives its memory back."""
-
-
-def pack_exact(value: Any) -> bytes:
-    """Dicts, lists and scalars as pack() writes them, but of no derived type, which may hold more than it shows.
-
-    Raises:
-        ValueError, OverflowError, TypeError: as pack().
-    """
-    try:
-        packer = _exact_packers.pop()
-    except IndexError:
-        packer = msgpack.Packer(strict_types=True, buf_size=4_096)
-    packed: bytes = packer.pack(value)
-    if len(packed) < _KEPT_BYTES:
-        _exact_packers.append(packer)
     return packed
 
 

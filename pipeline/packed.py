@@ -1,8 +1,11 @@
-"""Packed: an event whose data was written as msgpack before there was an event.
+"""Packed: events whose data was written as msgpack before there were events.
 
-Who may not keep the application's objects, or must know how large they are, writes them at once; what is made of it
-later costs no second writing (encode_body), and reads it only if somebody asks for the data. Pure.
+Who may not keep the application's objects, or must know how large they are, writes them at once. What is sent of them
+is made from the bytes in a few steps of C (wire.encode_packed); an Event is made where somebody asks for one. Pure.
 """
+
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 from pipeline.codec import decode_msgpack
 from pipeline.errors import UsageError
@@ -11,38 +14,56 @@ from pipeline.event import UNREAD, Event
 _new = Event.__new__
 
 
-class PackedData:
-    """The origin of such an event."""
+class PackedEvents(Sequence[Event]):
+    """Events as columns: valid msgpack, valid texts, times in ms since 1970; nothing is checked again.
 
-    __slots__ = ("body",)
+    They share the headers, so nobody may change them. None has a key or an id of its own.
+    """
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
+    __slots__ = ("bodies", "headers", "times_ms", "types")
+
+    def __init__(
+        self, bodies: Sequence[bytes], types: Sequence[str], times_ms: Sequence[int], headers: dict[str, str]
+    ) -> None:
+        self.bodies = bodies
+        self.types = types
+        self.times_ms = times_ms
+        self.headers = headers
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> "PackedEvents": ...
+    def __getitem__(self, index: int | slice) -> "Event | PackedEvents":
+        if isinstance(index, slice):
+            return PackedEvents(self.bodies[index], self.types[index], self.times_ms[index], self.headers)
+        return self._event(range(len(self.bodies))[index])
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(self._event, range(len(self.bodies)))
 
     def load(self, event: Event) -> None:
-        """Nothing is left to be read: packed_event() sets all there is."""
+        """As origin of its events: nothing is left to be read."""
 
     def data(self, index: int) -> object:
-        """The event's data, decoded anew."""
-        return decode_msgpack(self.body)
+        """As origin of its events: the data of one of them, decoded anew."""
+        return decode_msgpack(self.bodies[index])
 
     def again(self, index: int) -> list[bytes]:
-        """Never: it was not sent yet."""
+        """As origin of its events: never, since none was sent yet."""
         raise UsageError("only an event that came from a stream is written again")
 
-
-def packed_event(body: bytes, type_: str, time_ms: int, headers: dict[str, str]) -> Event:
-    """An event with this data, of which nothing is checked again: valid msgpack, valid texts, a time in ms.
-
-    The headers are not copied: events may share them, as long as nobody changes them.
-    """
-    event = _new(Event)
-    event._data = UNREAD
-    event._origin = PackedData(body)
-    event._index = 0
-    event._id = event.key = event.producer = ""
-    event.type = type_
-    event._time_ms = time_ms
-    event._headers = headers
-    event.number = 0
-    return event
+    def _event(self, index: int) -> Event:
+        event = _new(Event)
+        event._data = UNREAD
+        event._origin = self
+        event._index = index
+        event._id = event.key = event.producer = ""
+        event.type = self.types[index]
+        event._time_ms = self.times_ms[index]
+        event._headers = self.headers
+        event.number = 0
+        return event

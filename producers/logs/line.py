@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from pipeline.codec import SCALARS, encode_msgpack, pack_exact
+from pipeline.codec import EXACT, SCALARS, encode_msgpack, pack_exact
 from pipeline.errors import EncodeError
 
 DEFAULT_MASK = (
@@ -43,15 +43,12 @@ _ALIASES = {
     "log": "info",
     "failure": "error",
 }
-METHOD_NAMES = (*LEVELS, *_ALIASES)
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 Line: TypeAlias = tuple[int, float, bytes]
 """One log call: level, seconds since 1970, the fields as msgpack. A tuple, because one is made for every call."""
 
 _KEPT = SCALARS - {bytes}
-_is_tracked = gc.is_tracked
-_time_s = time.time
 
 
 class Taker:
@@ -69,18 +66,21 @@ class Taker:
             return pattern is not None and pattern.fullmatch(name.lower().replace("-", "_")) is not None
 
         self._masked = masked
-        self._open: set[str] = set()  # names that were met, and are not masked
-        self._all_open = self._open.issuperset
+        self._open: set[str] = set()
+        self.all_open = self._open.issuperset
+        """Whether all these names were met before, and none is masked."""
 
     def flat(self, fields: dict[str, Any]) -> bytes | None:
         """The body of a line that is a small, flat dict under names that line() has met; None for any other."""
-        if self._all_open(fields) and (
+        if self.all_open(fields) and (
             # What the garbage collector does not track holds no containers (CPython below 3.14; later it tracks all).
-            not _is_tracked(fields) or SCALARS.issuperset(map(type, fields.values()))
+            not gc.is_tracked(fields) or SCALARS.issuperset(map(type, fields.values()))
         ):
             try:
-                body = pack_exact(fields)
-            except Exception:  # noqa: BLE001 - times, ints beyond 64 bits, and all that msgpack does not know
+                body = pack_exact(fields, None, EXACT)
+            except (
+                TypeError
+            ):  # times, ints beyond 64 bits, lone surrogates, and all that msgpack does not know
                 return None
             if len(body) <= SMALL_BYTES:
                 return body
@@ -105,7 +105,7 @@ class Taker:
         exception = exception_of(exc_info)
         if exception is not None:
             data["exception"] = exception
-        return level, _time_s() if created_s is None else created_s, body_of(data)
+        return level, time.time() if created_s is None else created_s, body_of(data)
 
     def _take(self, value: Any, depth: int) -> Any:
         """A plain copy of any value."""
@@ -151,6 +151,9 @@ def level_of(name: str) -> int:
     """The number of a level's or a log method's name; info for names nobody knows."""
     name = name.lower()
     return LEVELS.get(_ALIASES.get(name, name), 20)
+
+
+METHOD_LEVELS = {name: level_of(name) for name in (*LEVELS, *_ALIASES)}
 
 
 @lru_cache(maxsize=256)

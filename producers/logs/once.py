@@ -40,9 +40,9 @@ def shipped(record: logging.LogRecord, stream: str) -> bool:
     return False
 
 
-def will_come_back(logger: logging.Logger, level: int, stream: str, event: object) -> None:
+def will_come_back(logger: object, level: int, stream: str, event: object) -> None:
     """structlog's line was shipped, and goes on to a logger of the standard library, whose handlers will see it."""
-    if logger.isEnabledFor(level):
+    if isinstance(logger, logging.Logger) and logger.isEnabledFor(level):
         _here.line = (logger.name, level, stream, str(event), time.monotonic())
 
 

@@ -4,20 +4,20 @@ Stands on the LogShipper: the thread that logs takes a copy of the line and goes
 """
 
 import sys
-import time
 from collections.abc import MutableMapping, Sequence
-from logging import Logger
+from gc import is_tracked
+from time import time as time_s
 from typing import Any
 
+from pipeline.codec import EXACT, SCALARS, pack_exact
 from pipeline.keys import StreamKeys
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions, log_options
 from producers.logs import once
-from producers.logs.line import DEFAULT_MASK, METHOD_NAMES, Taker, level_name, level_of
+from producers.logs.line import DEFAULT_MASK, METHOD_LEVELS, SMALL_BYTES, Taker, level_name, level_of
 from producers.logs.shipper import LogShipper, shipper_for
 
 _limited = Limited(get_logger("logs"))
-_time_s = time.time
 
 
 class ShipLogs:
@@ -27,25 +27,39 @@ class ShipLogs:
         self.shipper = shipper
         self._level = level
         self._taker = Taker(mask)
+        self._all_open = self._taker.all_open
 
     def __call__(self, logger: Any, method_name: str, event_dict: Any) -> Any:
         """Take the line; never waits for Redis, never raises."""
-        # Every step here is one of the application's own thread: what can be put off is done by the shipper's.
+        # Every step here is one of the application's own thread: what can be put off, the shipper's thread does, and
+        # what a call of its own would be elsewhere (Taker.flat(), LogShipper.put()) is written out.
         try:
-            level, name = METHODS.get(method_name) or method(method_name)
-            if level >= self._level:
-                body = None
-                if event_dict.__class__ is dict:
-                    fields = event_dict
-                    if "level" not in fields or "logger" not in fields:
-                        fields = with_defaults(fields, name, logger)
-                    body = self._taker.flat(fields)
-                if body is None:
-                    self._ship(logger, level, event_dict)
-                else:
-                    self.shipper.put((level, _time_s(), body))
-                    if once.watched and isinstance(logger, Logger):
-                        once.will_come_back(logger, level, self.shipper.stream, event_dict.get("event", ""))
+            level = METHOD_LEVELS.get(method_name) or level_of(method_name)
+            if level < self._level:
+                return event_dict
+            if (
+                event_dict.__class__ is dict
+                and "level" in event_dict
+                and "logger" in event_dict
+                and self._all_open(event_dict)
+                and (not is_tracked(event_dict) or SCALARS.issuperset(map(type, event_dict.values())))
+            ):
+                try:
+                    body = pack_exact(event_dict, None, EXACT)
+                except TypeError:
+                    body = None
+            else:
+                body = self._other(logger, level, event_dict)
+            if body is None or len(body) > SMALL_BYTES:
+                self._ship(logger, level, event_dict)
+                return event_dict
+            shipper = self.shipper
+            intake = shipper.intake
+            intake.append((level, time_s(), body))
+            if len(intake) > shipper.room:
+                shipper.settle()
+            if once.watched:
+                once.will_come_back(logger, level, shipper.stream, event_dict.get("event", ""))
         except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it logs
             self.shipper.drop(1)
             _limited.warning("take", "log line cannot be taken", error=repr(error))
@@ -54,6 +68,12 @@ class ShipLogs:
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until what was logged so far is sent, for at most so many seconds; whether it is."""
         return self.shipper.flush(timeout * 1_000)
+
+    def _other(self, logger: Any, level: int, event_dict: Any) -> bytes | None:
+        """The body of a line that lacks `level` or `logger`, if it is a small flat one otherwise."""
+        if event_dict.__class__ is not dict or "_record" in event_dict:
+            return None
+        return self._taker.flat(with_defaults(event_dict, level, logger))
 
     def _ship(self, logger: Any, level: int, event_dict: Any) -> None:
         """Take a line of any kind."""
@@ -72,25 +92,16 @@ class ShipLogs:
                 exc_info = sys.exc_info()
         else:  # behind a renderer: a text is all there is
             fields, exc_info = {"event": event_dict}, None
-        fields = with_defaults(fields, level_name(level), logger)
+        fields = with_defaults(fields, level, logger)
         self.shipper.put(self._taker.line(fields, level, exc_info))
-        if once.watched and isinstance(logger, Logger):
+        if once.watched:
             once.will_come_back(logger, level, stream, fields.get("event", ""))
 
 
-def method(name: str) -> tuple[int, str]:
-    """The level of a log method, and its name."""
-    level = level_of(name)
-    return level, level_name(level)
-
-
-METHODS = {name: method(name) for name in METHOD_NAMES}
-
-
-def with_defaults(fields: dict[str, Any], level: str, logger: Any) -> dict[str, Any]:
+def with_defaults(fields: dict[str, Any], level: int, logger: Any) -> dict[str, Any]:
     """The fields with `level`, and with the logger's name as `logger` if it has one, where they are missing."""
     if "level" not in fields:
-        fields = {**fields, "level": level}
+        fields = {**fields, "level": level_name(level)}
     if "logger" not in fields:
         name = getattr(logger, "name", None)
         if isinstance(name, str):

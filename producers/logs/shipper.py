@@ -19,7 +19,7 @@ from operator import itemgetter
 from pipeline.errors import BufferFull, ClosedError, EncodeError, EventTooLargeError, MillstreamError
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions
-from pipeline.packed import packed_event
+from pipeline.packed import PackedEvents
 from producers import at_exit
 from producers.batch import Chunk
 from producers.logs.line import SMALL_BYTES, Line, level_name
@@ -28,11 +28,11 @@ from producers.producer import Producer
 
 GRAVE = 40
 """Lines of this level (ERROR) and above are dropped last."""
-INTAKE_LINES = 500
+INTAKE_LINES = 1_000
 """Most lines that lie uncounted in the intake."""
 LINE_BYTES = 128
 """What a line takes in memory beside its body, about."""
-POLL_S = 0.01
+POLL_S = 0.025
 """How often the thread looks for lines while they come: nobody wakes it then."""
 SINGLES = 50
 """Lines sent at a time if each is an entry."""
@@ -67,9 +67,9 @@ def shipper_for(stream: str, url: str | None, namespace: str, options: LogOption
 class LogShipper:
     """Bounded queue, thread and producer. put() may be called from anywhere: signal handlers and finalizers, too.
 
-    Lines come in by the intake, which takes no lock and wakes nobody: the thread looks there every 10 ms while lines
-    come, and moves them into the queue, which counts them. `room` says how many may lie in the intake. Who finds more
-    there does the thread's work: moves them, drops what is too much, and wakes it if it sleeps (there is no room then).
+    Lines come in by the intake, which takes no lock and wakes nobody: the thread looks there every 25 ms while lines
+    come, and moves them into the queue, which counts them. Who finds more lines there than there is room for settles
+    them itself: moves them, drops what is too much, and wakes the thread if it sleeps (there is no room then).
     """
 
     def __init__(self, stream: str, url: str | None, namespace: str, options: LogOptions) -> None:
@@ -93,8 +93,9 @@ class LogShipper:
         at_exit.keep(self)
 
     def _begin(self) -> None:
-        self._intake: deque[Line] = deque()
-        self._room = 0
+        self.intake: deque[Line] = deque()
+        self.room = 0
+        """How many lines may lie in the intake."""
         # Reentrant: a signal handler or a finalizer may log while its own thread is in here.
         self._lock = threading.RLock()
         self._settling = False
@@ -118,15 +119,15 @@ class LogShipper:
     @property
     def queued(self) -> int:
         """Lines taken so far."""
-        return self._taken + len(self._intake)
+        return self._taken + len(self.intake)
 
     def put(self, line: Line) -> None:
         """Queue a line; never waits for Redis, never raises."""
-        intake = self._intake
+        intake = self.intake
         intake.append(line)
         # First the line, then the look: the thread makes the room none and then looks for lines before it sleeps.
-        if len(intake) > self._room or len(line[2]) > SMALL_BYTES:
-            self._settle()
+        if len(intake) > self.room or len(line[2]) > SMALL_BYTES:
+            self.settle()
 
     def drop(self, lines: int) -> None:
         """Count lines that are given up."""
@@ -138,7 +139,7 @@ class LogShipper:
         until_ms = time.monotonic() * 1_000 + timeout_ms
         if self._thread is None:
             return True
-        self._settle()
+        self.settle()
         with self._lock:
             idle = self._asleep and not self._held()
             if not idle:
@@ -166,7 +167,7 @@ class LogShipper:
         thread = self._thread
         if thread is not None and thread.is_alive():
             self.flush(self.options.exit_ms)
-        self._settle()
+        self.settle()
         with self._lock:
             self._closing = True
             self._fit()
@@ -196,7 +197,7 @@ class LogShipper:
     def _held(self) -> int:
         return len(self._lines) + len(self._grave)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Move the intake into the queue, drop what is too much, and have the thread run."""
         with self._lock:
             if self._settling:  # we are a signal handler or a finalizer in the midst of it
@@ -207,7 +208,7 @@ class LogShipper:
                 self._fit()
             finally:
                 self._settling = False
-            if self._asleep and self._lines and not self._closing:
+            if self._asleep and self._held() and not self._closing:
                 self._rouse()
 
     def _move(self) -> None:
@@ -216,18 +217,22 @@ class LogShipper:
         with contextlib.suppress(
             IndexError
         ):  # in one step of C: nothing comes between that could lose a line
-            lines.extend(iter(self._intake.popleft, None))
+            lines.extend(iter(self.intake.popleft, None))
         moved = len(lines) - before
         if not moved:
             return
         self._taken += moved
+        if self._closing:  # nothing more is taken
+            for _ in range(moved):
+                lines.pop()
+            self.dropped += moved
+            return
         self._bytes += sum(map(len, map(_body, islice(reversed(lines), moved)))) + moved * LINE_BYTES
         options = self.options
-        most = 0 if self._closing else options.queue_events
-        while self._held() > most or self._bytes > options.queue_bytes:
+        while self._held() > options.queue_events or self._bytes > options.queue_bytes:
             if lines:
                 line = lines.popleft()
-                if line[0] >= GRAVE and not self._closing:
+                if line[0] >= GRAVE:
                     self._grave.append(line)
                     continue
             elif self._grave:
@@ -240,11 +245,11 @@ class LogShipper:
     def _fit(self) -> None:
         """How many lines the intake may hold: so many small ones that the bounds hold for both together."""
         if self._asleep or self._closing:
-            self._room = 0
+            self.room = 0
         else:
             options = self.options
             bytes_left = options.queue_bytes - self._bytes
-            self._room = max(
+            self.room = max(
                 0,
                 min(
                     INTAKE_LINES,
@@ -306,7 +311,7 @@ class LogShipper:
             self._asleep = True
             self._wake.clear()
             self._fit()
-            if self._held() or self._intake or self._asked != self._answered or self._closing:
+            if self._held() or self.intake or self._asked != self._answered or self._closing:
                 self._asleep = False
                 self._fit()
                 return
@@ -317,7 +322,7 @@ class LogShipper:
 
         only_full: as far as it makes full packs. until_s, or the end, cuts it short.
         """
-        self._settle()
+        self.settle()
         most = self.options.pack or SINGLES
         left = self._held()
         while left >= (most if only_full else 1) and (lines := self._take(min(most, left))):
@@ -330,7 +335,7 @@ class LogShipper:
                 if self._add(producer, entries[0]):
                     entries.popleft()
                     continue
-                self._settle()
+                self.settle()
                 self._report()
                 if self._closing or (until_s is not None and time.monotonic() > until_s):
                     producer.give_up(self.stream, list(entries), ClosedError("the process ends"))
@@ -349,11 +354,9 @@ class LogShipper:
 
     def _entries(self, lines: list[Line]) -> list[Chunk]:
         """The lines as entries; those that cannot be sent are dropped."""
-        headers = self._headers
-        events = [
-            packed_event(body, event_type(level), int(time_s * 1_000), headers)
-            for level, time_s, body in lines
-        ]
+        levels, times_s, bodies = zip(*lines, strict=True)
+        times_ms = [int(time_s * 1_000) for time_s in times_s]
+        events = PackedEvents(bodies, list(map(event_type, levels)), times_ms, self._headers)
         try:
             producer = self._producer or self._produce()
             return producer.entries(events, pack=self.options.pack)
