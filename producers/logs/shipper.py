@@ -28,11 +28,11 @@ from producers.producer import Producer
 
 GRAVE = 40
 """Lines of this level (ERROR) and above are dropped last."""
-INTAKE_LINES = 1_000
+INTAKE_LINES = 2_500
 """Most lines that lie uncounted in the intake."""
 LINE_BYTES = 128
 """What a line takes in memory beside its body, about."""
-POLL_S = 0.025
+POLL_S = 0.05
 """How often the thread looks for lines while they come: nobody wakes it then."""
 SINGLES = 50
 """Lines sent at a time if each is an entry."""
@@ -67,7 +67,7 @@ def shipper_for(stream: str, url: str | None, namespace: str, options: LogOption
 class LogShipper:
     """Bounded queue, thread and producer. put() may be called from anywhere: signal handlers and finalizers, too.
 
-    Lines come in by the intake, which takes no lock and wakes nobody: the thread looks there every 25 ms while lines
+    Lines come in by the intake, which takes no lock and wakes nobody: the thread looks there every 50 ms while lines
     come, and moves them into the queue, which counts them. Who finds more lines there than there is room for settles
     them itself: moves them, drops what is too much, and wakes the thread if it sleeps (there is no room then).
     """
