@@ -5,9 +5,11 @@ loggers and threads are not shipped: a line about a line that could not be shipp
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.header import MAX_TIME_MS
 from pipeline.keys import StreamKeys
 from pipeline.options import LogOptions, log_options
 from producers.logs import once
@@ -15,6 +17,7 @@ from producers.logs.line import DEFAULT_MASK, Taker, level_name, shown
 from producers.logs.shipper import shipper_for
 
 OURS = "millstream"
+NEVER_S = MAX_TIME_MS / 1_000
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -59,12 +62,14 @@ class LogHandler(logging.Handler):
             stream = self.shipper.stream
             if once.came_back(record, stream) or once.shipped(record, stream):
                 return
-            fields, level = _fields(record), record.levelno
+            fields, level, created_s = _fields(record), int(record.levelno), record.created
+            if not 0 <= created_s < NEVER_S:  # who makes records may write anything there
+                created_s = time.time()
             body = None if record.exc_info else self._taker.flat(fields)
             if body is None:
-                line = self._taker.line(fields, level, record.exc_info, record.created)
+                line = self._taker.line(fields, level, record.exc_info, created_s)
             else:
-                line = (level, record.created, body)
+                line = (level, created_s, body)
             self.shipper.put(line)
         except Exception:  # noqa: BLE001 - as every handler of the standard library has it
             self.handleError(record)

@@ -33,7 +33,8 @@ MAX_TEXT = 32_768
 """Longest text of one value, in characters; a longer one is cut and says so."""
 MAX_ITEMS = 1_000
 MAX_DEPTH = 8
-MAX_NAMES = 4_096
+MAX_NAMES, MAX_NAME = 4_096, 256
+"""How many names are remembered, and how long they are at most."""
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _ALIASES = {
     "warn": "warning",
@@ -97,7 +98,7 @@ class Taker:
             if self._masked(name):
                 value = MASKED
             else:
-                if len(self._open) < MAX_NAMES:
+                if len(self._open) < MAX_NAMES and len(name) <= MAX_NAME:
                     self._open.add(name)
                 if value.__class__ not in _KEPT or (value.__class__ is str and len(value) > MAX_TEXT):
                     value = self._take(value, MAX_DEPTH)

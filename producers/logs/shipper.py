@@ -214,9 +214,8 @@ class LogShipper:
     def _move(self) -> None:
         lines = self._lines
         before = len(lines)
-        with contextlib.suppress(
-            IndexError
-        ):  # in one step of C: nothing comes between that could lose a line
+        # In one step of C: nothing comes between that could lose a line.
+        with contextlib.suppress(IndexError):
             lines.extend(iter(self.intake.popleft, None))
         moved = len(lines) - before
         if not moved:
@@ -327,7 +326,8 @@ class LogShipper:
         left = self._held()
         while left >= (most if only_full else 1) and (lines := self._take(min(most, left))):
             left -= len(lines)
-            for entry in (entries := deque(self._entries(lines))):
+            entries = deque(self._entries(lines))
+            for entry in entries:
                 entry.receipt._disregard()  # failures are counted by the producer
             while entries:
                 producer = self._producer
@@ -341,8 +341,7 @@ class LogShipper:
                     producer.give_up(self.stream, list(entries), ClosedError("the process ends"))
                     self.drop(sum(entry.events for entry in entries))
                     return
-            # A pack that is compressed gives the interpreter up by itself.
-            if not self.options.pack:
+            if not self.options.pack:  # a pack that is compressed gives the interpreter up by itself
                 time.sleep(GIVE_WAY_S)
 
     def _add(self, producer: Producer, entry: Chunk) -> bool:

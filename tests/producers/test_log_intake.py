@@ -1,8 +1,10 @@
 """The intake of log lines on a real server: little is done at the call, and yet all that is promised holds."""
 
+import logging
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -199,6 +201,17 @@ def test_lines_faster_than_the_thread_looks_are_settled_by_who_logs(stream: str)
     assert [decode_msgpack(body)["event"] for body in bodies][-INTAKE_LINES:] == list(
         range(2 * INTAKE_LINES, 3 * INTAKE_LINES)
     )
+
+
+def test_a_record_of_another_time_is_shipped_as_of_now(server: Server, link: Link, stream: str) -> None:
+    """Who makes records may write anything into them; the thread that ships goes on."""
+    handler = LogHandler(stream, url=server.address.shown, gather=0)
+    for created in (float("nan"), float("inf"), -1.0, 1e300):
+        handler.emit(logging.makeLogRecord({"msg": "odd", "name": "app", "levelno": 25, "created": created}))
+    assert handler.shipper.flush(10_000)
+    found = events(link, stream)
+    assert [event.type for event in found] == ["log.info"] * 4
+    assert all(abs(event.time_ms - time.time() * 1_000) < 20_000 for event in found)
 
 
 def test_what_comes_after_the_end_is_counted_as_dropped(server: Server, link: Link, stream: str) -> None:
