@@ -9,7 +9,7 @@ has the exact bytes.
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
@@ -68,6 +68,11 @@ _PLAIN_ONLY = (
     | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
     | ormsgpack.OPT_PASSTHROUGH_UUID
 )
+
+EXACT = _PLAIN_ONLY | ormsgpack.OPT_PASSTHROUGH_TUPLE
+pack_exact: Callable[[Any, None, int], bytes] = ormsgpack.packb
+"""pack_exact(value, None, EXACT): dicts, lists and scalars as pack() writes them, but of no derived type, which may
+hold more than it shows; TypeError for all else. The C function itself, for who calls it in the application's thread."""
 
 # A Packer must not be used by two threads at a time, nor by a finalizer that logs in the midst of it: each use
 # takes one out of the pool.

@@ -26,6 +26,7 @@ from pipeline.header import (
 )
 from pipeline.limits import DEFAULT_LIMITS, Limits
 from pipeline.origin import FOREIGN, PackOrigin, SingleOrigin
+from pipeline.packed import PackedEvents
 from pipeline.text_codecs import encode_fields, encode_json
 
 _WORTH_COMPRESSING_BYTES = 256
@@ -43,6 +44,9 @@ def encode_body(event: Event, limits: Limits = DEFAULT_LIMITS) -> bytes:
     Raises:
         EncodeError, EventTooLargeError: as encode_entry.
     """
+    origin = event._origin
+    if isinstance(origin, PackedEvents) and event._data is UNREAD:
+        return origin.bodies[event._index]
     body = encode_msgpack(event.data, limits)
     size = len(body)
     if event.type or event.key or event._headers or event._id:
@@ -214,6 +218,30 @@ def pack_bodies(
     )[1::2]
 
 
+def encode_packed(
+    events: PackedEvents, *, producer: str, first_number: int, limits: Limits = DEFAULT_LIMITS
+) -> list[bytes]:
+    """The fields of one entry that holds all these events (at least one): what encode_pack makes of them, but sooner.
+
+    Raises:
+        EventTooLargeError: all together are beyond the limits.
+    """
+    first_type, start_ms = events.types[0], events.times_ms[0]
+    since = [time_ms - start_ms for time_ms in events.times_ms]
+    ends = [_SMALL[ms] if 0 <= ms < 0x80 else pack(ms) for ms in since]
+    if events.types.count(first_type) == len(ends):
+        records = [b"\x92" + body + end for body, end in zip(events.bodies, ends, strict=True)]
+    else:
+        records = [
+            b"\x92" + body + end if type_ == first_type else b"\x93" + body + end + pack(type_)
+            for body, end, type_ in zip(events.bodies, ends, events.types, strict=True)
+        ]
+    return _pack_fields(
+        RECORDS, array_of(records), len(records), producer, first_number, first_type, "", start_ms,
+        events.headers, True, limits,
+    )  # fmt: skip
+
+
 def _pack_fields(
     kind: int,
     raw: bytes,
@@ -286,6 +314,9 @@ def _record(body: bytes, since_ms: int | None, event: Event, first: Event) -> by
     while rest and rest[-1] is None:
         rest.pop()
     return array_of([body, *map(pack, rest)])
+
+
+_SMALL = [pack(number) for number in range(0x80)]
 
 
 class Entry:

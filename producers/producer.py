@@ -15,12 +15,14 @@ from pipeline.errors import MillstreamError, NotConnectedError, SendError, Usage
 from pipeline.event import Event
 from pipeline.observe.log import get_logger
 from pipeline.options import ProducerOptions, producer_options
+from pipeline.packed import PackedEvents
 from pipeline.server.connect import Connector
 from pipeline.units import Duration, duration_ms
+from pipeline.wire import encode_packed
 from producers import at_exit
 from producers.batch import Chunk, Fate, Meta
 from producers.chunker import Chunker
-from producers.encoder import Encoder
+from producers.encoder import PACK_BYTES, Encoder, Pack
 from producers.receipt import Receipt, ReceiptOfMany
 from producers.sender import Sender, now_ms
 
@@ -303,6 +305,8 @@ class Producer:
         Raises:
             EncodeError, EventTooLargeError: an event cannot be sent.
         """
+        if pack and isinstance(events, PackedEvents):
+            return self._packed(events, pack)
         encoder = self._encoder
         given = {index: event.given_id for index, event in enumerate(events) if event.given_id}
         chunker = Chunker(self._sender, encoder, len(events), given)
@@ -334,6 +338,21 @@ class Producer:
                 fields = encoder.single(events[alone], first + alone)
                 chunker.add_fields(fields, plain=plain, dedupe=given[alone])
             start = alone + 1
+        return chunker.chunks
+
+    def _packed(self, events: PackedEvents, pack: int) -> list[Chunk]:
+        """entries() for events whose data are msgpack already: without an Event object for each."""
+        encoder = self._encoder
+        chunker = Chunker(self._sender, encoder, len(events), {})
+        for start in range(0, len(events), pack):
+            few, first = events[start : start + pack], chunker.first + start
+            size = sum(map(len, few.bodies))
+            if size > PACK_BYTES:
+                for each in encoder.packs(list(few), few.bodies, most=pack, first_number=first):
+                    chunker.add_pack(each)
+                continue
+            fields = encode_packed(few, producer=encoder.producer, first_number=first)
+            chunker.add_pack(Pack(fields, 0, len(few), size))
         return chunker.chunks
 
     def _rows(self, rows: list[Any], type_: str, key: str, pack: int) -> list[Chunk]:

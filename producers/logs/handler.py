@@ -5,9 +5,11 @@ loggers and threads are not shipped: a line about a line that could not be shipp
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.header import MAX_TIME_MS
 from pipeline.keys import StreamKeys
 from pipeline.options import LogOptions, log_options
 from producers.logs import once
@@ -15,6 +17,7 @@ from producers.logs.line import DEFAULT_MASK, Taker, level_name, shown
 from producers.logs.shipper import shipper_for
 
 OURS = "millstream"
+NEVER_S = MAX_TIME_MS / 1_000
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -49,6 +52,7 @@ class LogHandler(logging.Handler):
         StreamKeys(f"{namespace}:{stream}" if namespace else stream)
         self.shipper = shipper_for(stream, url, namespace, options or log_options(**given))
         self._taker = Taker(mask)
+        once.watch()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take the record; never waits for Redis, never raises because of it."""
@@ -58,9 +62,15 @@ class LogHandler(logging.Handler):
             stream = self.shipper.stream
             if once.came_back(record, stream) or once.shipped(record, stream):
                 return
-            self.shipper.put(
-                self._taker.line(_fields(record), record.levelno, record.exc_info, created_s=record.created)
-            )
+            fields, level, created_s = _fields(record), int(record.levelno), record.created
+            if not 0 <= created_s < NEVER_S:  # who makes records may write anything there
+                created_s = time.time()
+            body = None if record.exc_info else self._taker.flat(fields)
+            if body is None:
+                line = self._taker.line(fields, level, record.exc_info, created_s)
+            else:
+                line = (level, created_s, body)
+            self.shipper.put(line)
         except Exception:  # noqa: BLE001 - as every handler of the standard library has it
             self.handleError(record)
 
@@ -82,9 +92,11 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields.setdefault("level", level_name(record.levelno))
     fields.setdefault("logger", record.name)
     fields["where"] = f"{record.module}.{record.funcName}:{record.lineno}"
-    for name, value in record.__dict__.items():
-        if name not in _STANDARD and not name.startswith("_"):
-            fields.setdefault(name, value)
+    given = record.__dict__
+    if not _STANDARD.issuperset(given):
+        for name, value in given.items():
+            if name not in _STANDARD and not name.startswith("_"):
+                fields.setdefault(name, value)
     if record.stack_info:
         fields["stack"] = record.stack_info
     return fields

@@ -1,14 +1,15 @@
-"""Line: what is shipped of one log call: plain data, taken at the call, masked and bounded.
+"""Line: what is shipped of one log call: its fields as msgpack, written at the call, masked and bounded.
 
 Pure. The application may change its objects after the call, and they may be huge or broken: what is taken is small,
-its own, and can always be sent.
+is bytes, and can always be sent. Nearly every line is a flat dict of scalars under names that were met before: that is
+found out and written in a few steps of C.
 """
 
+import gc
 import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -16,15 +17,24 @@ from types import TracebackType
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from pipeline.codec import EXACT, SCALARS, encode_msgpack, pack_exact
+from pipeline.errors import EncodeError
+
 DEFAULT_MASK = (
     "password", "passwd", "secret", "token", "authorization", "cookie", "set_cookie", "api_key", "apikey",
     "private_key", "credentials",
 )  # fmt: skip
 MASKED = "***"
+SMALL_BYTES = 4_096
+"""A line with a longer body is counted as it comes; the others by their number."""
+MAX_BODY_BYTES = 512_000
+"""Of a line that is longer, only the beginning of its message is shipped: it could not be sent."""
 MAX_TEXT = 32_768
 """Longest text of one value, in characters; a longer one is cut and says so."""
 MAX_ITEMS = 1_000
 MAX_DEPTH = 8
+MAX_NAMES, MAX_NAME = 4_096, 256
+"""How many names are remembered, and how long they are at most."""
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _ALIASES = {
     "warn": "warning",
@@ -36,17 +46,10 @@ _ALIASES = {
 }
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+Line: TypeAlias = tuple[int, float, bytes]
+"""One log call: level, seconds since 1970, the fields as msgpack. A tuple, because one is made for every call."""
 
-
-@dataclass(slots=True)
-class Line:
-    """One log call."""
-
-    data: dict[str, Any]
-    level: int
-    time_ms: int
-    size_bytes: int
-    """About how much memory its text takes."""
+_KEPT = SCALARS - {bytes}
 
 
 class Taker:
@@ -59,69 +62,90 @@ class Taker:
             re.compile(rf"(?:.*[_.\s])?(?:{'|'.join(words)})(?:[_.\s].*)?", re.DOTALL) if words else None
         )
 
-        @lru_cache(maxsize=4_096)
+        @lru_cache(maxsize=MAX_NAMES)
         def masked(name: str) -> bool:
             return pattern is not None and pattern.fullmatch(name.lower().replace("-", "_")) is not None
 
         self._masked = masked
+        self._open: set[str] = set()
+        self.all_open = self._open.issuperset
+        """Whether all these names were met before, and none is masked."""
+
+    def flat(self, fields: dict[str, Any]) -> bytes | None:
+        """The body of a line that is a small, flat dict under names that line() has met; None for any other."""
+        if self.all_open(fields) and (
+            # What the garbage collector does not track holds no containers (CPython below 3.14; later it tracks all).
+            not gc.is_tracked(fields) or SCALARS.issuperset(map(type, fields.values()))
+        ):
+            try:
+                body = pack_exact(fields, None, EXACT)
+            except (
+                TypeError
+            ):  # times, ints beyond 64 bits, lone surrogates, and all that msgpack does not know
+                return None
+            if len(body) <= SMALL_BYTES:
+                return body
+        return None
 
     def line(
         self, fields: Mapping[str, Any], level: int, exc_info: object = None, created_s: float | None = None
     ) -> Line:
-        """The line of a log call with these fields."""
+        """The line of a log call with these fields, whatever they are."""
         data: dict[str, Any] = {}
-        size = 64
         for name, value in fields.items():
             if name.__class__ is not str:
                 name = str(name)
-            kind = value.__class__
             if self._masked(name):
                 value = MASKED
-            elif kind is str and len(value) <= MAX_TEXT:
-                size += len(value)
-            elif kind is not int and kind is not float and kind is not bool and value is not None:
-                value, taken = self._take(value, MAX_DEPTH)
-                size += taken
+            else:
+                if len(self._open) < MAX_NAMES and len(name) <= MAX_NAME:
+                    self._open.add(name)
+                if value.__class__ not in _KEPT or (value.__class__ is str and len(value) > MAX_TEXT):
+                    value = self._take(value, MAX_DEPTH)
             data[name] = value
-            size += len(name) + 32
         exception = exception_of(exc_info)
         if exception is not None:
             data["exception"] = exception
-            size += sum(len(str(part)) for part in exception.values())
-        return Line(data, level, int((time.time() if created_s is None else created_s) * 1_000), size)
+        return level, time.time() if created_s is None else created_s, body_of(data)
 
-    def _take(self, value: Any, depth: int) -> tuple[Any, int]:
-        """A plain copy of any value, and about how large it is."""
+    def _take(self, value: Any, depth: int) -> Any:
+        """A plain copy of any value."""
         if value is None or isinstance(value, bool | int | float):
-            return value, 8
+            return value
         if isinstance(value, str):
-            return cut(str(value)), min(len(value), MAX_TEXT)
+            return cut(str(value))
         if isinstance(value, bytes | bytearray):
-            return bytes(value[:MAX_TEXT]), min(len(value), MAX_TEXT)
+            return bytes(value[:MAX_TEXT])
         if isinstance(value, datetime | Decimal | UUID):
-            return value, 32
+            return value
         if isinstance(value, date):
-            return value.isoformat(), 32
+            return value.isoformat()
         if isinstance(value, BaseException):
-            return cut(shown(value)), 64
+            return cut(shown(value))
         if depth == 0:
-            return cut(shown(value)), 64
+            return cut(shown(value))
         if isinstance(value, Mapping):
-            size = 64
             taken: dict[str, Any] = {}
             for name, item in list(value.items())[:MAX_ITEMS]:
                 name = cut(str(name))
-                if self._masked(name):
-                    taken[name], more = MASKED, 8
-                else:
-                    taken[name], more = self._take(item, depth - 1)
-                size += more + len(name)
-            return taken, size
+                taken[name] = MASKED if self._masked(name) else self._take(item, depth - 1)
+            return taken
         if isinstance(value, list | tuple | set | frozenset):
-            pairs = [self._take(item, depth - 1) for item in list(value)[:MAX_ITEMS]]
-            return [item for item, _ in pairs], 64 + sum(more for _, more in pairs)
-        text = cut(shown(value))
-        return text, len(text)
+            return [self._take(item, depth - 1) for item in list(value)[:MAX_ITEMS]]
+        return cut(shown(value))
+
+
+def body_of(data: dict[str, Any]) -> bytes:
+    """The data as msgpack, as far as an entry can hold it: what nobody can send becomes text."""
+    for change in (dict, sendable):
+        try:
+            body = encode_msgpack(change(data))
+        except EncodeError:
+            continue
+        if len(body) <= MAX_BODY_BYTES:
+            return body
+    few = {name: cut(str(sendable(data.get(name, ""))), 1_000) for name in ("event", "logger", "level")}
+    return encode_msgpack(few)
 
 
 def level_of(name: str) -> int:
@@ -130,6 +154,10 @@ def level_of(name: str) -> int:
     return LEVELS.get(_ALIASES.get(name, name), 20)
 
 
+METHOD_LEVELS = {name: level_of(name) for name in (*LEVELS, *_ALIASES)}
+
+
+@lru_cache(maxsize=256)
 def level_name(level: int) -> str:
     """The name of the highest level not above this number."""
     return next((name for name, number in reversed(LEVELS.items()) if number <= level), "debug")

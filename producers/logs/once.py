@@ -9,29 +9,41 @@ import json
 import logging
 import threading
 import time
-from typing import Any
 
 TOGETHER_S = 1.0
 """A record that comes later than this after structlog's line is another one."""
 
+watched = False
+"""Whether there is a LogHandler at all."""
+
 _here = threading.local()
+_NONE: tuple[None, tuple[str, ...]] = (None, ())
+
+
+def watch() -> None:
+    """There is a LogHandler from now on."""
+    global watched
+    watched = True
 
 
 def shipped(record: logging.LogRecord, stream: str) -> bool:
     """Whether this thread has just shipped the record to the stream; from now on it has."""
     # By what it says of itself: formatters pass copies on.
     this = (record.created, record.thread, record.name, record.levelno, record.lineno)
-    last, streams = getattr(_here, "record", (None, frozenset()))
+    last, streams = getattr(_here, "record", _NONE)
     if last != this:
-        streams = frozenset()
-    _here.record = (this, streams | {stream})
-    return stream in streams
+        _here.record = (this, (stream,))
+        return False
+    if stream in streams:
+        return True
+    _here.record = (this, (*streams, stream))
+    return False
 
 
-def will_come_back(logger: Any, level: int, stream: str, event: str) -> None:
+def will_come_back(logger: object, level: int, stream: str, event: object) -> None:
     """structlog's line was shipped, and goes on to a logger of the standard library, whose handlers will see it."""
     if isinstance(logger, logging.Logger) and logger.isEnabledFor(level):
-        _here.line = (logger.name, level, stream, event, time.monotonic())
+        _here.line = (logger.name, level, stream, str(event), time.monotonic())
 
 
 def came_back(record: logging.LogRecord, stream: str) -> bool:

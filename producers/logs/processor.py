@@ -5,13 +5,16 @@ Stands on the LogShipper: the thread that logs takes a copy of the line and goes
 
 import sys
 from collections.abc import MutableMapping, Sequence
+from gc import is_tracked
+from time import time as time_s
 from typing import Any
 
+from pipeline.codec import EXACT, SCALARS, pack_exact
 from pipeline.keys import StreamKeys
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions, log_options
 from producers.logs import once
-from producers.logs.line import DEFAULT_MASK, Taker, level_name, level_of
+from producers.logs.line import DEFAULT_MASK, METHOD_LEVELS, SMALL_BYTES, Taker, level_name, level_of
 from producers.logs.shipper import LogShipper, shipper_for
 
 _limited = Limited(get_logger("logs"))
@@ -24,15 +27,41 @@ class ShipLogs:
         self.shipper = shipper
         self._level = level
         self._taker = Taker(mask)
+        self._all_open = self._taker.all_open
 
     def __call__(self, logger: Any, method_name: str, event_dict: Any) -> Any:
         """Take the line; never waits for Redis, never raises."""
-        level = level_of(method_name)
+        # Every step here is one of the application's own thread: what can be put off, the shipper's thread does, and
+        # what a call of its own would be elsewhere (Taker.flat(), LogShipper.put()) is written out.
         try:
-            if level >= self._level:
+            level = METHOD_LEVELS.get(method_name) or level_of(method_name)
+            if level < self._level:
+                return event_dict
+            if (
+                event_dict.__class__ is dict
+                and "level" in event_dict
+                and "logger" in event_dict
+                and self._all_open(event_dict)
+                and (not is_tracked(event_dict) or SCALARS.issuperset(map(type, event_dict.values())))
+            ):
+                try:
+                    body = pack_exact(event_dict, None, EXACT)
+                except TypeError:
+                    body = None
+            else:
+                body = self._other(logger, level, event_dict)
+            if body is None or len(body) > SMALL_BYTES:
                 self._ship(logger, level, event_dict)
+                return event_dict
+            shipper = self.shipper
+            intake = shipper.intake
+            intake.append((level, time_s(), body))
+            if len(intake) > shipper.room:
+                shipper.settle()
+            if once.watched:
+                once.will_come_back(logger, level, shipper.stream, event_dict.get("event", ""))
         except Exception as error:  # noqa: BLE001 - a log call must not fail because of what it logs
-            self.shipper.dropped += 1
+            self.shipper.drop(1)
             _limited.warning("take", "log line cannot be taken", error=repr(error))
         return event_dict
 
@@ -40,7 +69,14 @@ class ShipLogs:
         """Wait until what was logged so far is sent, for at most so many seconds; whether it is."""
         return self.shipper.flush(timeout * 1_000)
 
+    def _other(self, logger: Any, level: int, event_dict: Any) -> bytes | None:
+        """The body of a line that lacks `level` or `logger`, if it is a small flat one otherwise."""
+        if event_dict.__class__ is not dict or "_record" in event_dict:
+            return None
+        return self._taker.flat(with_defaults(event_dict, level, logger))
+
     def _ship(self, logger: Any, level: int, event_dict: Any) -> None:
+        """Take a line of any kind."""
         stream = self.shipper.stream
         if isinstance(event_dict, MutableMapping):
             record = event_dict.get("_record")
@@ -56,12 +92,21 @@ class ShipLogs:
                 exc_info = sys.exc_info()
         else:  # behind a renderer: a text is all there is
             fields, exc_info = {"event": event_dict}, None
-        fields.setdefault("level", level_name(level))
+        fields = with_defaults(fields, level, logger)
+        self.shipper.put(self._taker.line(fields, level, exc_info))
+        if once.watched:
+            once.will_come_back(logger, level, stream, fields.get("event", ""))
+
+
+def with_defaults(fields: dict[str, Any], level: int, logger: Any) -> dict[str, Any]:
+    """The fields with `level`, and with the logger's name as `logger` if it has one, where they are missing."""
+    if "level" not in fields:
+        fields = {**fields, "level": level_name(level)}
+    if "logger" not in fields:
         name = getattr(logger, "name", None)
         if isinstance(name, str):
-            fields.setdefault("logger", name)
-        self.shipper.put(self._taker.line(fields, level, exc_info))
-        once.will_come_back(logger, level, stream, str(fields.get("event", "")))
+            fields = {**fields, "logger": name}
+    return fields
 
 
 def ship_logs(

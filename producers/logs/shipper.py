@@ -12,20 +12,32 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import islice
+from operator import itemgetter
 
 from pipeline.errors import BufferFull, ClosedError, EncodeError, EventTooLargeError, MillstreamError
-from pipeline.event import Event
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions
+from pipeline.packed import PackedEvents
 from producers import at_exit
 from producers.batch import Chunk
-from producers.logs.line import Line, cut, level_name, sendable
+from producers.logs.line import SMALL_BYTES, Line, level_name
 from producers.logs.reentrant_event import ReentrantEvent
 from producers.producer import Producer
 
 GRAVE = 40
 """Lines of this level (ERROR) and above are dropped last."""
-TAKE_LINES = 500
+INTAKE_LINES = 2_500
+"""Most lines that lie uncounted in the intake."""
+LINE_BYTES = 128
+"""What a line takes in memory beside its body, about."""
+POLL_S = 0.05
+"""How often the thread looks for lines while they come: nobody wakes it then."""
+SINGLES = 50
+"""Lines sent at a time if each is an entry."""
+GIVE_WAY_S = 0.000_05
+"""A nap after so many, in which a thread of the application gets the interpreter: sleep(0) would take it back."""
 KEEP_TRYING = "6h"
 """How long a line is tried once it is on its way: an outage ends lines by their number, not by their age."""
 ROOM_MS = 200
@@ -33,6 +45,7 @@ SEND_EVENTS, SEND_BYTES = 2_000, "4MB"
 """What may be on its way at once, beside the queue."""
 
 _log = get_logger("logs")
+_body = itemgetter(2)
 _shippers: "weakref.WeakValueDictionary[tuple[object, ...], LogShipper]" = weakref.WeakValueDictionary()
 
 
@@ -52,7 +65,12 @@ def shipper_for(stream: str, url: str | None, namespace: str, options: LogOption
 
 
 class LogShipper:
-    """Bounded queue, thread and producer. put() may be called from anywhere: signal handlers and finalizers, too."""
+    """Bounded queue, thread and producer. put() may be called from anywhere: signal handlers and finalizers, too.
+
+    Lines come in by the intake, which takes no lock and wakes nobody: the thread looks there every 50 ms while lines
+    come, and moves them into the queue, which counts them. Who finds more lines there than there is room for settles
+    them itself: moves them, drops what is too much, and wakes the thread if it sleeps (there is no room then).
+    """
 
     def __init__(self, stream: str, url: str | None, namespace: str, options: LogOptions) -> None:
         self._key = (stream, url, namespace, options)
@@ -69,24 +87,28 @@ class LogShipper:
         )
         """Makes the producer once the first line comes; replaced before that, another is used, and closed."""
         self._producer: Producer | None = None
-        self.queued = 0
-        """Lines taken so far."""
         self.dropped = 0
         """Lines given up so far, because there was no room or no way to send them."""
         self._begin()
         at_exit.keep(self)
 
     def _begin(self) -> None:
+        self.intake: deque[Line] = deque()
+        self.room = 0
+        """How many lines may lie in the intake."""
         # Reentrant: a signal handler or a finalizer may log while its own thread is in here.
         self._lock = threading.RLock()
-        self._lines: deque[tuple[int, Line]] = deque()
-        self._grave: deque[tuple[int, Line]] = deque()
+        self._settling = False
+        self._lines: deque[Line] = deque()
+        self._grave: deque[Line] = deque()
+        """Lines of ERROR and above that were the oldest when others had to go; all are older than those in _lines."""
         self._bytes = 0
-        self._number = 0
+        self._taken = 0
+        self._asleep = True
         self._wake = ReentrantEvent()
         self._hurry = ReentrantEvent()
-        self._idle = ReentrantEvent()
-        self._idle.set()
+        self._sent = threading.Condition(threading.RLock())
+        self._asked = self._answered = 0
         self._closing = False
         self._reported = self.dropped
         self._thread: threading.Thread | None = None
@@ -94,46 +116,40 @@ class LogShipper:
         self._limited = Limited(_log)
         self._headers = {"host": socket.gethostname(), "pid": str(os.getpid())}
 
+    @property
+    def queued(self) -> int:
+        """Lines taken so far."""
+        return self._taken + len(self.intake)
+
     def put(self, line: Line) -> None:
         """Queue a line; never waits for Redis, never raises."""
-        options = self.options
+        intake = self.intake
+        intake.append(line)
+        # First the line, then the look: the thread makes the room none and then looks for lines before it sleeps.
+        if len(intake) > self.room or len(line[2]) > SMALL_BYTES:
+            self.settle()
+
+    def drop(self, lines: int) -> None:
+        """Count lines that are given up."""
         with self._lock:
-            self.queued += 1
-            if self._closing:
-                self.dropped += 1
-                return
-            self._number += 1
-            (self._grave if line.level >= GRAVE else self._lines).append((self._number, line))
-            self._bytes += line.size_bytes
-            while (
-                len(self._lines) + len(self._grave) > options.queue_events
-                or self._bytes > options.queue_bytes
-            ):
-                oldest = self._lines or self._grave
-                if not oldest:
-                    break
-                _, gone = oldest.popleft()
-                self._bytes -= gone.size_bytes
-                self.dropped += 1
-            if not self._wake.is_set():
-                self._idle.clear()
-                self._wake.set()
-            if self._thread is None and not self._starting:
-                self._starting = True  # for a signal handler that comes in the midst of this
-                self._thread = threading.Thread(target=self._run, name="millstream-logs", daemon=True)
-                with contextlib.suppress(RuntimeError):  # at the end of the process: at_exit() does its work
-                    self._thread.start()
-                    at_exit.started()
+            self.dropped += lines
 
     def flush(self, timeout_ms: float) -> bool:
         """Wait until what is queued now has been sent; whether it was, within the time."""
         until_ms = time.monotonic() * 1_000 + timeout_ms
         if self._thread is None:
             return True
-        if not self._idle.is_set():
+        self.settle()
+        with self._lock:
+            idle = self._asleep and not self._held()
+            if not idle:
+                self._asked += 1
+            asked = self._asked
+        if not idle:
             self._hurry.set()
-        if not self._idle.wait(timeout_ms / 1_000):
-            return False
+            with self._sent:
+                if not self._sent.wait_for(lambda: self._answered >= asked, timeout_ms / 1_000):
+                    return False
         producer = self._producer
         if producer is None:
             return True
@@ -149,19 +165,21 @@ class LogShipper:
         _shippers.pop(self._key, None)
         until_s = time.monotonic() + self.options.exit_ms / 1_000
         thread = self._thread
-        if thread is None:
-            self._closing = True
-            return
-        if thread.is_alive():
+        if thread is not None and thread.is_alive():
             self.flush(self.options.exit_ms)
+        self.settle()
         with self._lock:
             self._closing = True
+            self._fit()
+        if thread is None:
+            return
         self._wake.set()
+        self._hurry.set()
         if thread.is_alive():
             thread.join(max(until_s - time.monotonic(), 0.1))
         else:  # it could not be started so late
-            self._send(until_s)
-        left = len(self._lines) + len(self._grave)
+            self._send(until_s=until_s)
+        left = self._held()
         if self._producer is not None:
             left += self._producer.end(max(until_s - time.monotonic(), 0.1) * 1_000)
         if left or self.dropped > self._reported:
@@ -169,42 +187,162 @@ class LogShipper:
 
     def after_fork(self) -> None:
         """In a forked child: the queue is the parent's."""
-        self.queued = self.dropped = 0
+        self.dropped = 0
         self._begin()
         if self._producer is not None:
             self._producer.after_fork()
 
+    # The queue.
+
+    def _held(self) -> int:
+        return len(self._lines) + len(self._grave)
+
+    def settle(self) -> None:
+        """Move the intake into the queue, drop what is too much, and have the thread run."""
+        with self._lock:
+            if self._settling:  # we are a signal handler or a finalizer in the midst of it
+                return
+            self._settling = True
+            try:
+                self._move()
+                self._fit()
+            finally:
+                self._settling = False
+            if self._asleep and self._held() and not self._closing:
+                self._rouse()
+
+    def _move(self) -> None:
+        lines = self._lines
+        before = len(lines)
+        # In one step of C: nothing comes between that could lose a line.
+        with contextlib.suppress(IndexError):
+            lines.extend(iter(self.intake.popleft, None))
+        moved = len(lines) - before
+        if not moved:
+            return
+        self._taken += moved
+        if self._closing:  # nothing more is taken
+            for _ in range(moved):
+                lines.pop()
+            self.dropped += moved
+            return
+        self._bytes += sum(map(len, map(_body, islice(reversed(lines), moved)))) + moved * LINE_BYTES
+        options = self.options
+        while self._held() > options.queue_events or self._bytes > options.queue_bytes:
+            if lines:
+                line = lines.popleft()
+                if line[0] >= GRAVE:
+                    self._grave.append(line)
+                    continue
+            elif self._grave:
+                line = self._grave.popleft()
+            else:
+                break
+            self._bytes -= len(line[2]) + LINE_BYTES
+            self.dropped += 1
+
+    def _fit(self) -> None:
+        """How many lines the intake may hold: so many small ones that the bounds hold for both together."""
+        if self._asleep or self._closing:
+            self.room = 0
+        else:
+            options = self.options
+            bytes_left = options.queue_bytes - self._bytes
+            self.room = max(
+                0,
+                min(
+                    INTAKE_LINES,
+                    options.queue_events - self._held(),
+                    bytes_left // (SMALL_BYTES + LINE_BYTES),
+                ),
+            )
+
+    def _rouse(self) -> None:
+        self._asleep = False
+        self._fit()
+        self._wake.set()
+        if self._thread is None and not self._starting:
+            self._starting = True  # for a signal handler that comes in the midst of this
+            self._thread = threading.Thread(target=self._run, name="millstream-logs", daemon=True)
+            with contextlib.suppress(RuntimeError):  # at the end of the process: at_exit() does its work
+                self._thread.start()
+                at_exit.started()
+
+    def _take(self, most: int) -> list[Line]:
+        """The oldest lines, in the order they were logged."""
+        with self._lock:
+            lines = [self._grave.popleft() for _ in range(min(most, len(self._grave)))]
+            lines += [self._lines.popleft() for _ in range(min(most - len(lines), len(self._lines)))]
+            self._bytes -= sum(map(len, map(_body, lines))) + len(lines) * LINE_BYTES
+            if not self._held():
+                self._bytes = 0
+        return lines
+
+    # The thread.
+
     def _run(self) -> None:
+        gather_s = self.options.gather_ms / 1_000
+        due_s, seen = time.monotonic() + gather_s, -1
         while not self._closing:
-            self._wake.wait()
-            if self.options.gather_ms and not self._closing:
-                self._hurry.wait(self.options.gather_ms / 1_000)
-                self._hurry.clear()
-            self._wake.clear()
+            wait_s = min(due_s - time.monotonic(), POLL_S)
+            if wait_s > 0:
+                self._hurry.wait(wait_s)
+            hurries = self._hurry.is_set()
+            if not hurries and time.monotonic() < due_s:
+                self._send(only_full=True)
+                self._report()
+                continue
+            self._hurry.clear()
+            asked = self._asked
             self._send()
             self._report()
-            with self._lock:
-                if not (self._lines or self._grave or self._wake.is_set()):
-                    self._idle.set()
+            with self._sent:
+                self._answered = asked
+                self._sent.notify_all()
+            if seen == self._taken:  # no line came since the last time
+                self._sleep()
+            seen = self._taken
+            due_s = time.monotonic() + gather_s
 
-    def _send(self, until_s: float | None = None) -> None:
-        """Hand everything queued to the producer, as it has room; until_s, or the end, cuts it short."""
-        while lines := self._take():
-            try:
-                producer = self._producer or self._produce()
-                entries = self._entries(producer, [self._event(line) for line in lines])
-            except MillstreamError as error:  # no address, for one
-                self.dropped += len(lines)
-                self._limited.warning("start", "log lines cannot be shipped", error=str(error))
-                continue
-            for number, entry in enumerate(entries):
+    def _sleep(self) -> None:
+        """Wait for the next line, which finds no room, and says so."""
+        with self._lock:
+            self._asleep = True
+            self._wake.clear()
+            self._fit()
+            if self._held() or self.intake or self._asked != self._answered or self._closing:
+                self._asleep = False
+                self._fit()
+                return
+        self._wake.wait()
+
+    def _send(self, *, only_full: bool = False, until_s: float | None = None) -> None:
+        """Hand what is queued now to the producer, as it has room, a pack at a time.
+
+        only_full: as far as it makes full packs. until_s, or the end, cuts it short.
+        """
+        self.settle()
+        most = self.options.pack or SINGLES
+        left = self._held()
+        while left >= (most if only_full else 1) and (lines := self._take(min(most, left))):
+            left -= len(lines)
+            entries = deque(self._entries(lines))
+            for entry in entries:
                 entry.receipt._disregard()  # failures are counted by the producer
-                while not self._add(producer, entry):
-                    self._report()
-                    if self._closing or (until_s is not None and time.monotonic() > until_s):
-                        producer.give_up(self.stream, entries[number:], ClosedError("the process ends"))
-                        self.dropped += sum(one.events for one in entries[number:])
-                        return
+            while entries:
+                producer = self._producer
+                assert producer is not None
+                if self._add(producer, entries[0]):
+                    entries.popleft()
+                    continue
+                self.settle()
+                self._report()
+                if self._closing or (until_s is not None and time.monotonic() > until_s):
+                    producer.give_up(self.stream, list(entries), ClosedError("the process ends"))
+                    self.drop(sum(entry.events for entry in entries))
+                    return
+            if not self.options.pack:  # a pack that is compressed gives the interpreter up by itself
+                time.sleep(GIVE_WAY_S)
 
     def _add(self, producer: Producer, entry: Chunk) -> bool:
         try:
@@ -213,44 +351,23 @@ class LogShipper:
             return False
         return True
 
-    def _entries(self, producer: Producer, events: list[Event]) -> list[Chunk]:
+    def _entries(self, lines: list[Line]) -> list[Chunk]:
+        """The lines as entries; those that cannot be sent are dropped."""
+        levels, times_s, bodies = zip(*lines, strict=True)
+        times_ms = [int(time_s * 1_000) for time_s in times_s]
+        events = PackedEvents(bodies, list(map(event_type, levels)), times_ms, self._headers)
         try:
+            producer = self._producer or self._produce()
             return producer.entries(events, pack=self.options.pack)
-        except (EncodeError, EventTooLargeError):
-            return producer.entries(
-                [self._encodable(producer, event) for event in events], pack=self.options.pack
-            )
-
-    def _encodable(self, producer: Producer, event: Event) -> Event:
-        """The event as far as an entry can hold it."""
-        whole = sendable(event.data)
-        few = {name: cut(str(whole.get(name, "")), 1_000) for name in ("event", "logger", "level")}
-        for data in (event.data, whole, few):
-            event = Event(data, type=event.type, time_ms=event.time_ms, headers=self._headers)
-            try:
-                producer.entries([event], pack=self.options.pack)
-            except (EncodeError, EventTooLargeError):
-                continue
-            break
-        return event
-
-    def _take(self) -> list[Line]:
-        """The oldest lines of both queues, in the order they were logged."""
-        lines: list[Line] = []
-        with self._lock:
-            while len(lines) < TAKE_LINES and (self._lines or self._grave):
-                grave_first = self._grave and (not self._lines or self._grave[0][0] < self._lines[0][0])
-                _, line = (self._grave if grave_first else self._lines).popleft()
-                self._bytes -= line.size_bytes
-                lines.append(line)
-            if not lines:
-                self._bytes = 0
-        return lines
-
-    def _event(self, line: Line) -> Event:
-        return Event(
-            line.data, type=f"log.{level_name(line.level)}", time_ms=line.time_ms, headers=self._headers
-        )
+        except (EncodeError, EventTooLargeError) as error:
+            if len(lines) > 1:
+                return [entry for line in lines for entry in self._entries([line])]
+            refused: MillstreamError = error
+        except MillstreamError as error:  # no address, for one
+            refused = error
+        self.drop(len(lines))
+        self._limited.warning("start", "log lines cannot be shipped", error=str(refused))
+        return []
 
     def _produce(self) -> Producer:
         self._producer = producer = self.make_producer()
@@ -267,3 +384,9 @@ class LogShipper:
                 dropped=dropped - self._reported,
             )
             self._reported = dropped
+
+
+@lru_cache(maxsize=256)
+def event_type(level: int) -> str:
+    """The type of a line's event."""
+    return f"log.{level_name(level)}"

@@ -17,7 +17,16 @@ from pipeline.errors import DecodeError, EncodeError, EventTooLargeError, UsageE
 from pipeline.event import Event
 from pipeline.header import MAX_TIME_MS, TIME_BYTES
 from pipeline.limits import DEFAULT_LIMITS, Limits
-from pipeline.wire import Entry, decode_entry, encode_again, encode_body, encode_entry, encode_pack
+from pipeline.packed import PackedEvents
+from pipeline.wire import (
+    Entry,
+    decode_entry,
+    encode_again,
+    encode_body,
+    encode_entry,
+    encode_pack,
+    encode_packed,
+)
 from tests.pure.event_data import DATA, FLAT_DICTS, JSON_DATA, TEXT, as_read, events, identical
 
 AT = b"1700000000000-3"
@@ -105,6 +114,34 @@ def test_bodies_encoded_beforehand_give_the_same_bytes() -> None:
     assert encode_entry(sent[3], producer="p", number=8, body=bodies[3]) == encode_entry(
         sent[3], producer="p", number=8
     )
+
+
+@given(
+    st.lists(
+        st.tuples(DATA, st.sampled_from(["log.info", "log.error"]), st.integers(-300, 10**6)), min_size=1
+    )
+)
+def test_events_whose_data_are_packed_already_are_what_a_pack_makes_of_them(
+    given_events: list[tuple[Any, str, int]],
+) -> None:
+    """In one go, or by an Event of each."""
+    datas, types, since = zip(*given_events, strict=True)
+    times_ms = [1_700_000_000_000 + ms for ms in since]
+    packed = PackedEvents([encode_msgpack(data) for data in datas], types, times_ms, {"host": "a"})
+    at_once = decode_entry(b"1-1", encode_packed(packed, producer="p", first_number=3)).events
+    by_events = decode_entry(b"1-1", encode_pack(packed, producer="p", first_number=3)).events
+    sent = [
+        Event(data, type=type_, time_ms=ms, headers={"host": "a"})
+        for data, type_, ms in zip(datas, types, times_ms, strict=True)
+    ]
+    for one, other, event, number in zip(at_once, by_events, sent, range(3, 10**6), strict=False):
+        assert one.number == other.number == number
+        assert (one.type, one.time_ms, one.headers) == (event.type, event.time_ms, event.headers)
+        assert identical(one.data, as_read(event.data))
+        assert identical(other.data, as_read(event.data))
+        assert (other.type, other.time_ms, other.headers) == (event.type, event.time_ms, event.headers)
+    assert len(at_once) == len(by_events) == len(sent) == len(packed)
+    assert [event.type for event in packed[1:]] == list(types[1:])
 
 
 @given(events(), st.sampled_from([Codec.MSGPACK, Codec.JSON, Codec.FIELDS]), st.data())
