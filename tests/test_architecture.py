@@ -33,8 +33,8 @@ HOMES = {
     "msgpack": ("pipeline.codec", "benchmarks.limits"),
     "ormsgpack": ("pipeline.codec",),
     "zstandard": ("pipeline", "benchmarks.limits"),
-    # The demo's service stands for a user's application.
-    "structlog": ("pipeline.observe", "producers.logs", "console.demo.service"),
+    # The demo's service and the benchmark of log calls stand for a user's application.
+    "structlog": ("pipeline.observe", "producers.logs", "console.demo.service", "benchmarks.logs"),
     "click": ("console",),
     "rich": ("console",),
 }
