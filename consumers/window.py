@@ -20,8 +20,11 @@ PACK_EVENTS = 100
 """What an entry is taken to hold until one was seen: as much as the packs of producers."""
 MAX_READ_ENTRIES = 1_000
 """One read brings no more: it keeps the server busy for so long and no longer."""
-RATE_SAMPLE_MS = 100
-"""How often the rate of finished events is measured, in ms."""
+READ_BYTES = 49_152
+"""And about so many bytes: what is more the server writes in parts, each behind the next request it finds
+(NET_MAX_WRITES_PER_EVENT in its server.h), so that the answer to one read would wait for the other to be carried out."""
+FIRST_SAMPLE_MS, RATE_SAMPLE_MS = 5, 100
+"""How often the rate of finished events is measured, in ms: at first soon, so that the window grows soon."""
 
 
 class Held(Arrival):
@@ -125,6 +128,7 @@ class Window:
         self._rate = 0.0  # events finished per ms, smoothed
         self._finished = 0
         self._sampled_ms = 0
+        self._sample_ms = FIRST_SAMPLE_MS
         self._entry_events = 1.0  # events per entry, smoothed: packs hold many
         self._measured = False
         self._entry_bytes = 256.0
@@ -209,7 +213,8 @@ class Window:
         """Note finished events, for the measured rate."""
         self._finished += events
         passed = now_ms - self._sampled_ms
-        if passed >= RATE_SAMPLE_MS:
+        if passed >= self._sample_ms:
+            self._sample_ms = min(2 * self._sample_ms, RATE_SAMPLE_MS)
             rate = self._finished / passed if self._sampled_ms else 0.0
             self._rate = max(rate, self._rate * 0.7 + rate * 0.3)
             self._finished, self._sampled_ms = 0, now_ms
@@ -232,9 +237,8 @@ class Window:
         free_bytes = self._max_bytes - self.bytes - coming * self._entry_bytes
         if free_events <= 0 or free_bytes <= 0:
             return 0
-        return max(
-            1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), MAX_READ_ENTRIES)
-        )
+        most = min(MAX_READ_ENTRIES, int(READ_BYTES / self._entry_bytes))
+        return max(1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), most))
 
     def suspect(self, held: Held, limit: int) -> None:
         """While this entry is held, at most `limit` entries may be."""
