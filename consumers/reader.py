@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from consumers.dispatch import Dispatch
 from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
-from consumers.window import MAX_READ_ENTRIES, Held
+from consumers.window import Held
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.server.connect import Link
 from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
@@ -27,6 +27,9 @@ FULL_WAIT_S = 0.5
 ROUNDS = 2
 """So many rounds may be under way at once."""
 
+READ_BYTES = 49_152
+"""About so many bytes are asked for in a read. What is more the server writes in parts, each behind the next request it
+finds (NET_MAX_WRITES_PER_EVENT in its server.h): the answer to one round would wait until the next is carried out."""
 SPLIT_FROM = 50
 """Where there is room for more entries than this, a read leaves half of it to the next."""
 
@@ -163,8 +166,10 @@ class Reader:
             coming = sum(one.room for one in self._under_way)
             limit = state.window.limit()
             room = state.window.room(coming)
-            if not coming and SPLIT_FROM < room < MAX_READ_ENTRIES:
+            if not coming and room > SPLIT_FROM:
                 room //= 2  # the other half is for the next read, that goes while the entries of this one are handled
+            if room:
+                room = max(min(room, int(READ_BYTES / state.window.entry_bytes)), 1)
             if state.sweeping:
                 room //= 2  # what a dead worker left is older than what is new: it gets its share of the room
             return room if limit is None else max(0, min(room, limit - len(state.window) - coming))

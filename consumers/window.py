@@ -20,9 +20,6 @@ PACK_EVENTS = 100
 """What an entry is taken to hold until one was seen: as much as the packs of producers."""
 MAX_READ_ENTRIES = 1_000
 """One read brings no more: it keeps the server busy for so long and no longer."""
-READ_BYTES = 49_152
-"""And about so many bytes: what is more the server writes in parts, each behind the next request it finds
-(NET_MAX_WRITES_PER_EVENT in its server.h), so that the answer to one read would wait for the other to be carried out."""
 FIRST_SAMPLE_MS, RATE_SAMPLE_MS = 5, 100
 """How often the rate of finished events is measured, in ms: at first soon, so that the window grows soon."""
 
@@ -237,8 +234,14 @@ class Window:
         free_bytes = self._max_bytes - self.bytes - coming * self._entry_bytes
         if free_events <= 0 or free_bytes <= 0:
             return 0
-        most = min(MAX_READ_ENTRIES, int(READ_BYTES / self._entry_bytes))
-        return max(1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), most))
+        return max(
+            1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), MAX_READ_ENTRIES)
+        )
+
+    @property
+    def entry_bytes(self) -> float:
+        """How large entries were lately, about."""
+        return self._entry_bytes
 
     def suspect(self, held: Held, limit: int) -> None:
         """While this entry is held, at most `limit` entries may be."""
