@@ -30,6 +30,8 @@ ROUNDS = 2
 READ_BYTES = 49_152
 """About so many bytes are asked for in a read. What is more the server writes in parts, each behind the next request it
 finds (NET_MAX_WRITES_PER_EVENT in its server.h): the answer to one round would wait until the next is carried out."""
+FEW = 8
+"""While a blocking read brings no more entries than this, the next one blocks again."""
 SPLIT_FROM = 50
 """Where there is room for more entries than this, a read leaves half of it to the next."""
 
@@ -71,7 +73,7 @@ class Reader:
             # A half-open connection may still have waited at the server, and been given entries it cannot deliver.
             self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
             while not self._state.stopping:
-                if self._recheck_ms and now_ms() > self._recheck_ms:
+                if self._recheck_due():
                     self._recheck_ms = 0
                     self._land_all(link)
                     self._see_unseen(link)
@@ -148,17 +150,28 @@ class Reader:
                 self._state.say.warning("refused", "trouble with the server", error=str(error))
 
     def _wait(self, link: Link, room: int) -> int:
-        """Wait at the server for something new; meanwhile the duty thread settles."""
+        """Wait at the server for what is new, again and again while little comes; the duty thread settles meanwhile."""
         state = self._state
         state.reader_blocked = True
+        total = 0
         try:
-            if state.finished or state.settling or state.stopping:  # finished before the flag was up
+            if state.finished or state.settling:  # finished before the flag was up
                 return 0
-            token = state.token
-            link.send(read_command(state.refs, state.consumer, count=room, block_ms=self._block_ms))
-            return self._take_in(link.read(self._block_ms + SLACK_MS), token)
+            while room and not state.stopping:
+                token = state.token
+                link.send(read_command(state.refs, state.consumer, count=room, block_ms=self._block_ms))
+                count = self._take_in(link.read(self._block_ms + SLACK_MS), token)
+                self._hand_on()  # before anything else: there is nothing that it would have to wait for
+                total += count
+                if not 0 < count <= FEW or self._recheck_due():
+                    break
+                room = self._room()
+            return total
         finally:
             state.reader_blocked = False
+
+    def _recheck_due(self) -> bool:
+        return self._recheck_ms > 0 and now_ms() > self._recheck_ms
 
     def _room(self) -> int:
         state = self._state
