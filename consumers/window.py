@@ -179,8 +179,9 @@ class Window:
         """Note that each of these entries holds so many events."""
         if events != 1 or self._entry_events >= 1.5:  # else that is what they were taken for
             for held in looked_at:
-                self.events += events - held.events
-                held.events = held.unfinished = events
+                if not held.taken_over:  # else it was counted out as it was
+                    self.events += events - held.events
+                    held.events = held.unfinished = events
         if self._measured:
             self._entry_events += (events - self._entry_events) * (1 - 0.9 ** len(looked_at))
         else:
