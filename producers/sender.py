@@ -375,8 +375,8 @@ class Sender:
                     if taken:
                         exchange.write(taken, now)
                         due = exchange.unsent  # the thread has to see to the rest
-                except MillstreamError:
-                    pass  # the thread finds the link broken, and what was on it in the outbox
+                except NotConnectedError:
+                    pass  # the thread finds the same, and sends again what the outbox has
                 finally:
                     self._writing = False
         if due:

@@ -56,6 +56,7 @@ class Link:
         self._sock.settimeout(0)  # waiting is done by poll, for what can be read and for what can be written
         self._unsent: list[memoryview] = []
         self._idle_since_poll = False
+        self._failure: OSError | None = None
         self._reader = hiredis.Reader(protocolError=_ErrorReply, replyError=_ErrorReply)
         self._next: Reply = False  # a reply that received() found
         self._buffer = bytearray(READ_BYTES)
@@ -101,7 +102,10 @@ class Link:
             self._wait(self._timeout_s)
 
     def post(self, *commands: Sequence[Arg]) -> None:
-        """send() without waiting for the socket: what it does not take at once is written by ready() and read()."""
+        """send() without waiting for the socket: what it does not take at once is written by ready() and read().
+
+        A connection that breaks here is closed by whoever waits for the answer: that may be another thread.
+        """
         self._usable()
         packed = [hiredis.pack_command(tuple(each)) for each in commands]  # type: ignore[arg-type]
         # In one piece: each system call may give the processor to the server, which then finds a part of it only.
@@ -109,7 +113,7 @@ class Link:
         try:
             self._write()
         except OSError as error:
-            raise self._broken(error) from None
+            self._failure = error
 
     @property
     def unsent(self) -> bool:
@@ -168,6 +172,7 @@ class Link:
 
     def _wait(self, timeout_s: float) -> None:
         """Wait until the socket can be read or written, and do what can be done."""
+        self._usable()
         if not self._decrypted() and self._sock.fileno() not in self._poll(timeout_s, None):
             if self._idle_since_poll:
                 raise self._broken(TimeoutError(), timeout_s)
@@ -244,6 +249,8 @@ class Link:
         if self.closed or self._pid != os.getpid():
             why = "made before a fork" if self._pid != os.getpid() else "closed"
             raise NotConnectedError(f"this connection to {self._shown} was {why}")
+        if self._failure is not None:
+            raise self._broken(self._failure)
 
     def _broken(self, error: Exception, timeout_s: float | None = None) -> NotConnectedError:
         self.close()
