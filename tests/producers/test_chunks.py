@@ -1,0 +1,120 @@
+"""Chunks: sends that wait go together, and each is still its own."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.errors import BufferFull, ClosedError, SendError
+from pipeline.server.connect import Link
+from producers.producer import Producer
+from tests.conftest import Server
+from tests.producers.reading import datas, events
+from tests.proxy import Proxy
+from tests.until import until
+
+NOWHERE = "unix:///nonexistent/millstream/no.sock"
+
+
+def test_an_idle_producer_writes_from_the_thread_that_sends(server: Server, link: Link, stream: str) -> None:
+    """It is in the stream although the producer's own thread cannot run."""
+    with Producer(server.address.shown) as producer:
+        producer.send(stream, 0).result(5)
+        until(lambda: producer._sender._asleep)
+        with producer._sender._lock:  # its thread can neither take nor settle anything now
+            receipt = producer.send(stream, 1)
+            until(lambda: link.call("XLEN", stream) == 2)
+            assert not receipt.done
+        assert receipt.result(5).entry_id
+
+
+def test_sends_that_wait_for_an_answer_go_in_few_calls(proxy_to: Proxy, link: Link, stream: str) -> None:
+    """Each with its own receipt: ids, order and entry ids are those in the stream."""
+    with Producer(proxy_to.url) as producer:
+        producer.send(stream, -1).result(5)
+        before = producer.counts["batches"]
+        proxy_to.hold()
+        receipts = [producer.send(stream, number, key=str(number)) for number in range(1_200)]
+        proxy_to.release()
+        producer.flush(10)
+        assert producer.counts["batches"] - before <= 5
+        entry_ids = [entry_id.decode() for entry_id, _ in link.call("XRANGE", stream, "-", "+")][1:]
+        assert [receipt.entry_id for receipt in receipts] == entry_ids
+        assert [receipt.event_id for receipt in receipts] == [event.id for event in events(link, stream)[1:]]
+
+
+def test_ids_to_deduplicate_by_stand_among_others_in_a_chunk(server: Server, link: Link, stream: str) -> None:
+    """Those that were there before are skipped; every receipt names where its event stands."""
+    with Producer(server.address.shown) as producer:
+        first = producer.send(stream, "first", id="b").result(5).entry_id
+        receipts = [producer.send(stream, name, id="" if name in "ace" else name) for name in "abcde"]
+        producer.flush(5)
+        assert datas(link, stream) == ["first", *"acde"]
+        assert receipts[1].entry_id == first
+        there = [entry_id.decode() for entry_id, _ in link.call("XRANGE", stream, "-", "+")]
+        assert [receipts[at].entry_id for at in (0, 2, 3, 4)] == there[1:]
+
+
+def test_threads_that_send_at_the_same_time_share_chunks(server: Server, link: Link, stream: str) -> None:
+    """Nothing is lost or doubled; each thread's events are in its order."""
+    with Producer(server.address.shown) as producer:
+
+        def send(who: int) -> None:
+            for number in range(2_000):
+                producer.send(stream, [who, number])
+
+        threads = [threading.Thread(target=send, args=(who,)) for who in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found: list[list[int]] = datas(link, stream)  # type: ignore[assignment]
+    for who in range(4):
+        assert [number for sender, number in found if sender == who] == list(range(2_000))
+    assert len(found) == 8_000
+
+
+def test_the_failure_of_a_chunk_is_told_by_each_of_its_receipts() -> None:
+    """Looked at or not: what nobody looks at is raised by close()."""
+    producer = Producer(NOWHERE, send_timeout="200ms")
+    receipts = [producer.send("s", number) for number in range(10)]
+    many = producer.send_many("s", range(250))
+    for receipt in (*receipts[:7], many):
+        with pytest.raises(SendError, match="not sent within"):
+            receipt.result(5)
+    with pytest.raises(SendError, match="3 sends failed and nobody looked"):
+        producer.close()
+
+
+def test_the_bound_of_the_buffer_holds_within_a_chunk() -> None:
+    """To the event, whatever waits together."""
+    with Producer(NOWHERE, buffer_events=33, when_full="fail", send_timeout="200ms") as producer:
+        receipts = [producer.send("s", number) for number in range(33)]
+        with pytest.raises(BufferFull, match="33 events"):
+            producer.send("s", 33)
+        for receipt in receipts:
+            until(lambda receipt=receipt: receipt.error is not None)  # type: ignore[misc]
+
+
+def test_a_closed_producer_takes_nothing_into_what_still_waits(proxy_to: Proxy, stream: str) -> None:
+    """Another thread may send while one closes."""
+    producer = Producer(proxy_to.url)
+    producer.send(stream, 0).result(5)
+    proxy_to.hold()
+    producer.send(stream, 1)
+    receipt = producer.send(stream, 2)
+    closing = threading.Thread(target=producer.close, args=("10s",))
+    closing.start()
+    until(lambda: producer._sender._closing)
+    with pytest.raises(ClosedError):
+        producer.send(stream, 3)
+    proxy_to.release()
+    closing.join(20)
+    assert receipt.result(0).entry_id
+
+
+@pytest.fixture
+def proxy_to(server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the server of this run."""
+    with Proxy(server.address) as proxy:
+        yield proxy
