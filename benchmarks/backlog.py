@@ -69,7 +69,7 @@ def latency_events(link: Link) -> list[dict[str, Any]]:
     return [{"event": text(name), "most_ms": most} for name, _, _, most, *_ in link.call("LATENCY", "LATEST")]
 
 
-def measure(url: str, entries: int, *, own: bool) -> dict[str, Any]:
+def measure(url: str, entries: int, *, own: bool, each: bool) -> dict[str, Any]:
     """One run."""
     keys = OwnKeys()
     stream, group = keys.stream("backlog"), keys.group()
@@ -85,7 +85,12 @@ def measure(url: str, entries: int, *, own: bool) -> dict[str, Any]:
             prober = start("probe", stop_key=stop_key)
             prober.line()
             worker = start(
-                "work-through", stream=stream, group=group, total_key=total_key, claim_after=CLAIM_AFTER
+                "work-through",
+                stream=stream,
+                group=group,
+                total_key=total_key,
+                claim_after=CLAIM_AFTER,
+                each=each,
             )
             found = worker.result()
             link.call("SET", stop_key, 1)
@@ -139,9 +144,12 @@ def main(args: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--entries", type=int, default=1_000_000, help="pending entries; default: %(default)s"
     )
+    options.add_argument(
+        "--batch", action="store_true", help="a handler of batches; default: of single events"
+    )
     given = options.parse_args(args)
     with server(given.url, given.server) as url:
-        found = measure(url, given.entries, own=given.url is None)
+        found = measure(url, given.entries, own=given.url is None, each=not given.batch)
     print(json.dumps(found, indent=2)) if given.output == "json" else show(found)
     return 0 if found["right"] and not found["pending"] else 1
 
