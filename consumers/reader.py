@@ -9,6 +9,7 @@ pending and is taken over.
 from collections import deque
 from dataclasses import dataclass
 
+from consumers.claimer import reader_share
 from consumers.dispatch import Dispatch
 from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
@@ -88,11 +89,13 @@ class Reader:
     def run_once(self, link: Link) -> int:
         """One step: settle and read, hand on, take in; how many entries were read."""
         state = self._state
-        self._dispatch.collect()
-        if self._settler.untaught:
-            self._land_all(link)
-            self._settler.teach(link)
-        settlements = self._settler.prepare()
+        settlements: list[Settlement] = []
+        if not state.sweeping:  # else the duty thread settles, with its claims
+            self._dispatch.collect()
+            if self._settler.untaught:
+                self._land_all(link)
+                self._settler.teach(link)
+            settlements = self._settler.prepare()
         room = self._room() if self._busy or not self._under_way else 0
         going = bool(room or settlements)
         if going:
@@ -149,8 +152,8 @@ class Reader:
         state = self._state
         state.reader_blocked = True
         try:
-            if state.finished or state.settling or state.stopping:  # finished before the flag was up
-                return 0
+            if state.stopping or (not state.sweeping and (state.finished or state.settling)):
+                return 0  # finished before the flag was up
             token = state.token
             link.send(read_command(state.refs, state.consumer, count=room, block_ms=self._block_ms))
             return self._take_in(link.read(self._block_ms + SLACK_MS), token)
@@ -167,7 +170,11 @@ class Reader:
                 room //= 2  # the other half is for the next read, that goes while the entries of this one are handled
             if state.sweeping:
                 room //= 2  # what a dead worker left is older than what is new: it gets its share of the room
-            return room if limit is None else max(0, min(room, limit - len(state.window) - coming))
+            if limit is None:
+                return room
+            if state.sweeping:
+                room = min(room, reader_share(limit) - coming)
+            return max(0, min(room, limit - len(state.window) - coming - state.claiming))
 
     def _take_in(self, reply: Reply, token: str) -> int:
         """Hold what a read brought; it is handed on with the next round."""

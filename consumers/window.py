@@ -118,7 +118,7 @@ class Window:
     def __init__(self, *, least_events: int, fixed_events: int | None, max_bytes: int) -> None:
         self._held: dict[GroupRef, dict[bytes, Held]] = {}
         self._entries = 0
-        self._suspects: set[Held] = set()
+        self._limits: dict[int, int] = {}  # how many of the entries held have this limit
         self._least = least_events
         self._fixed = fixed_events
         self._max_bytes = max_bytes
@@ -199,7 +199,7 @@ class Window:
             events += held.events
             size += held.size
             if held.limit is not None:
-                self._suspects.discard(held)
+                self._unsuspect(held.limit)
         self._entries -= entries
         self.events -= events
         self.bytes -= size
@@ -224,6 +224,8 @@ class Window:
     def room(self, coming: int = 0) -> int:
         """How many entries may be read now, beside the `coming` ones of reads under way; 0 when the window is full.
 
+        coming may be below 0: so many entries are settled before.
+
         Judged by the sizes seen lately, so a sudden run of large entries may overshoot by one read. Before any was seen
         all are taken for packs: what one member reads too many of at first, the others have to do without.
         """
@@ -238,12 +240,19 @@ class Window:
 
     def suspect(self, held: Held, limit: int) -> None:
         """While this entry is held, at most `limit` entries may be."""
+        if held.limit is not None:
+            self._unsuspect(held.limit)
         held.limit = limit
-        self._suspects.add(held)
+        self._limits[limit] = self._limits.get(limit, 0) + 1
+
+    def _unsuspect(self, limit: int) -> None:
+        self._limits[limit] -= 1
+        if not self._limits[limit]:
+            del self._limits[limit]
 
     def limit(self) -> int | None:
         """Most entries that may be held while suspects are among them; None without suspects."""
-        return min((held.limit for held in self._suspects if held.limit is not None), default=None)
+        return min(self._limits, default=None)
 
     def due_for_renewal(self, now_ms: int, claim_after_ms: int) -> list[Held]:
         """Entries not renewed for a third of claim_after."""
