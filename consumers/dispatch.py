@@ -235,6 +235,7 @@ class Dispatch:
             limit = company(held.crashes)
             if limit is not None:
                 state.window.suspect(held, limit)
+                state.again_suspects = state.again_suspects or held.ref.again
                 self._suspects.append(held)
                 return False
         return True

@@ -284,7 +284,7 @@ class Member:
                 elif self._on_duty():
                     if self._promoter.due():
                         self._promoter.run_once(link)
-                    if state.sweeping:
+                    if state.sweeping or state.splitting:
                         self._sweep(link)
                 if state.stopping and state.reader_blocked and state.reader_client:
                     link.calls(
@@ -328,11 +328,11 @@ class Member:
                 self._claimer.run_once(link, duty, missing=self._janitor.missing(duty)) or self._swept
             )
             if not self.state.sweeping:
-                self._sweep_no_more()
+                self.state.reader_wake.set()  # it settles again, and the room it left for the sweep is its own
 
     def _sweep_no_more(self) -> None:
-        self.state.sweeping = False
-        self.state.reader_wake.set()  # it settles again, and the room it left for the sweep is its own
+        self.state.sweeping = self.state.splitting = False
+        self.state.reader_wake.set()
 
     def _on_duty(self) -> bool:
         return self._membership.duty is not None and self._membership.duty.on_duty

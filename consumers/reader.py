@@ -7,14 +7,16 @@ pending and is taken over.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.claimer import reader_share
+from consumers.claimer import smaller_share
 from consumers.dispatch import Dispatch
 from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
 from consumers.window import MAX_READ_ENTRIES, Held
 from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.ladder import company
 from pipeline.server.connect import Link
 from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
 from pipeline.server.replies import Reply, parse_read
@@ -96,7 +98,7 @@ class Reader:
                 self._land_all(link)
                 self._settler.teach(link)
             settlements = self._settler.prepare()
-        room = self._room() if self._busy or not self._under_way else 0
+        room = self._room(settlements) if self._busy or not self._under_way else 0
         going = bool(room or settlements)
         if going:
             self._take_off(link, Round(settlements, room, state.token))
@@ -160,7 +162,8 @@ class Reader:
         finally:
             state.reader_blocked = False
 
-    def _room(self) -> int:
+    def _room(self, settlements: Sequence[Settlement] = ()) -> int:
+        """How many entries may be read once these settlements are carried out."""
         state = self._state
         with state.lock:
             coming = sum(one.room for one in self._under_way)
@@ -170,11 +173,17 @@ class Reader:
                 room //= 2  # the other half is for the next read, that goes while the entries of this one are handled
             if state.sweeping:
                 room //= 2  # what a dead worker left is older than what is new: it gets its share of the room
+            if limit is None and (state.again_suspects or state.splitting):
+                limit = company(1)  # before they are read, or more would come than may be held
             if limit is None:
                 return room
-            if state.sweeping:
-                room = min(room, reader_share(limit) - coming)
-            return max(0, min(room, limit - len(state.window) - coming - state.claiming))
+            free = limit - len(state.window) - coming - state.claiming
+            free += sum(len(settlement.held) for settlement in settlements)
+            if state.splitting:
+                free -= smaller_share(limit)
+            elif state.sweeping:
+                room = min(room, smaller_share(limit) - coming)
+            return max(0, min(room, free, -(-limit // ROUNDS)))
 
     def _take_in(self, reply: Reply, token: str) -> int:
         """Hold what a read brought; it is handed on with the next round."""
@@ -184,6 +193,7 @@ class Reader:
         for ref in state.refs:
             read = Held.read(ref, entries.get(ref.key.encode(), ()), token, now)
             if not read:
+                state.again_suspects = state.again_suspects and not ref.again  # all read
                 continue
             count += len(read)
             with state.lock:

@@ -79,6 +79,10 @@ class MemberState:
     sweeping: bool = False
     """A sweep brings entries, or waits for room in the window: what is finished is settled together with its claims, by
     the duty thread, and the reader leaves it its share of the room."""
+    splitting: bool = False
+    """A sweep brings packs, whose events go to the group's own stream one by one: the reader does the work."""
+    again_suspects: bool = False
+    """The group's own stream holds events that were running when a worker died."""
     claiming: int = 0
     """So many entries may come with the claim that is under way."""
     retry_due_ms: float | None = None

@@ -126,7 +126,8 @@ class Window:
         self._finished = 0
         self._sampled_ms = 0
         self._entry_events = 1.0  # events per entry, smoothed: packs hold many
-        self._measured = False
+        self.measured = False
+        """Whether it was seen how many events an entry holds."""
         self._entry_bytes = 256.0
         self.events = 0
         self.bytes = 0
@@ -180,10 +181,10 @@ class Window:
             for held in looked_at:
                 self.events += events - held.events
                 held.events = held.unfinished = events
-        if self._measured:
+        if self.measured:
             self._entry_events += (events - self._entry_events) * (1 - 0.9 ** len(looked_at))
         else:
-            self._entry_events, self._measured = float(events), True
+            self._entry_events, self.measured = float(events), True
 
     def remove(self, held: Held) -> bool:
         """Count an entry out; False if it was not held any more."""
@@ -229,7 +230,7 @@ class Window:
         Judged by the sizes seen lately, so a sudden run of large entries may overshoot by one read. Before any was seen
         all are taken for packs: what one member reads too many of at first, the others have to do without.
         """
-        entry_events = self._entry_events if self._measured else PACK_EVENTS
+        entry_events = self._entry_events if self.measured else PACK_EVENTS
         free_events = self.most_events - self.events - coming * entry_events
         free_bytes = self._max_bytes - self.bytes - coming * self._entry_bytes
         if free_events <= 0 or free_bytes <= 0:
