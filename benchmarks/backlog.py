@@ -37,8 +37,10 @@ def leave_behind(link: Link, stream: str, group: str, entries: int, *, packs: bo
     read = packed("XREADGROUP", "GROUP", group, DEAD, "COUNT", str(PIECE), "STREAMS", stream, ">")
     with link.bare() as sock:
         replies = Replies(sock)
-        for first in range(0, entries, PIECE):
-            count = min(PIECE, entries - first)
+        # Small pieces: what this process has had in memory counts as the peak of those that it starts.
+        piece = PIECE // PER_PACK if packs else PIECE
+        for first in range(0, entries, piece):
+            count = min(piece, entries - first)
             if packs:
                 append_packs(sock, stream, events(count * PER_PACK, first * PER_PACK))
             else:

@@ -29,7 +29,7 @@ from pipeline.server.scripts import Script, script
 
 MOVE_BYTES = 1 << 20
 """Bytes of moved events in one call, about."""
-MOVES = 500
+MOVES = 200
 """Moved events in one call, about: the server adds them one by one, and does nothing else meanwhile."""
 
 
