@@ -102,7 +102,7 @@ def next_event(queue: Queue) -> Event | None:
             item = queue.popleft()
         except IndexError:
             return None
-        if item.__class__ is Event:
+        if isinstance(item, Event):
             if not item._origin.taken_over:
                 return item
         elif not item.taken_over:

@@ -30,6 +30,8 @@ from pipeline.declare import ConsumerSpec
 from pipeline.event import Event
 from pipeline.outcome import HAND_BACK, after_failure
 
+CANCEL_S = 1.0
+"""So long a handler that was cancelled may take to end, in s, before its slot counts as lost."""
 _Task: TypeAlias = "asyncio.Task[None]"
 
 
@@ -98,8 +100,8 @@ class LoopExecutor:
         ]
 
     def exhausted(self) -> bool:
-        """See Executor. Only handlers that swallow their cancellation can get here."""
-        since_s = time.monotonic() - self._spec.options.max_run_ms / 1_000
+        """See Executor. Only handlers that swallow their cancellation, or block the loop, can get here."""
+        since_s = time.monotonic() - self._spec.options.max_run_ms / 1_000 - CANCEL_S
         tasks = list(self._tasks.values())
         return len(tasks) >= self._spec.concurrency and all(
             batch and started_s < since_s and all(map(self._given_up, batch)) for batch, started_s in tasks

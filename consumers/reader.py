@@ -14,7 +14,7 @@ from consumers.claimer import smaller_share
 from consumers.dispatch import Dispatch
 from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
-from consumers.window import MAX_READ_ENTRIES, Held
+from consumers.window import Held
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.ladder import company
 from pipeline.server.connect import Link
@@ -30,6 +30,11 @@ FULL_WAIT_S = 0.5
 ROUNDS = 2
 """So many rounds may be under way at once."""
 
+READ_BYTES = 49_152
+"""About so many bytes are asked for in a read. What is more the server writes in parts, each behind the next request it
+finds (NET_MAX_WRITES_PER_EVENT in its server.h): the answer to one round would wait until the next is carried out."""
+FEW = 8
+"""While a blocking read brings no more entries than this, the next one blocks again."""
 SPLIT_FROM = 50
 """Where there is room for more entries than this, a read leaves half of it to the next."""
 
@@ -71,7 +76,7 @@ class Reader:
             # A half-open connection may still have waited at the server, and been given entries it cannot deliver.
             self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
             while not self._state.stopping:
-                if self._recheck_ms and now_ms() > self._recheck_ms:
+                if self._recheck_due():
                     self._recheck_ms = 0
                     self._land_all(link)
                     self._see_unseen(link)
@@ -150,17 +155,28 @@ class Reader:
                 self._state.say.warning("refused", "trouble with the server", error=str(error))
 
     def _wait(self, link: Link, room: int) -> int:
-        """Wait at the server for something new; meanwhile the duty thread settles."""
+        """Wait at the server for what is new, again and again while little comes; the duty thread settles meanwhile."""
         state = self._state
         state.reader_blocked = True
+        total = 0
         try:
-            if state.stopping or (not state.sweeping and (state.finished or state.settling)):
-                return 0  # finished before the flag was up
-            token = state.token
-            link.send(read_command(state.refs, state.consumer, count=room, block_ms=self._block_ms))
-            return self._take_in(link.read(self._block_ms + SLACK_MS), token)
+            if not state.sweeping and (state.finished or state.settling):  # finished before the flag was up
+                return 0
+            while room and not state.stopping:
+                token = state.token
+                link.send(read_command(state.refs, state.consumer, count=room, block_ms=self._block_ms))
+                count = self._take_in(link.read(self._block_ms + SLACK_MS), token)
+                self._hand_on()  # before anything else: there is nothing that it would have to wait for
+                total += count
+                if not 0 < count <= FEW or self._recheck_due():
+                    break
+                room = self._room()
+            return total
         finally:
             state.reader_blocked = False
+
+    def _recheck_due(self) -> bool:
+        return self._recheck_ms > 0 and now_ms() > self._recheck_ms
 
     def _room(self, settlements: Sequence[Settlement] = ()) -> int:
         """How many entries may be read once these settlements are carried out."""
@@ -169,8 +185,10 @@ class Reader:
             coming = sum(one.room for one in self._under_way)
             limit = state.window.limit()
             room = state.window.room(coming)
-            if not coming and SPLIT_FROM < room < MAX_READ_ENTRIES:
+            if not coming and room > SPLIT_FROM:
                 room //= 2  # the other half is for the next read, that goes while the entries of this one are handled
+            if room:
+                room = max(min(room, int(READ_BYTES / state.window.entry_bytes)), 1)
             if state.sweeping:
                 room //= 2  # what a dead worker left is older than what is new: it gets its share of the room
             if limit is None and (state.again_suspects or state.splitting):

@@ -33,6 +33,18 @@ STARTING: tuple[Sequence[Event], float] = ((), float("inf"))
 """Marks a thread that is about to take events."""
 
 
+class _Seat:
+    """Where one thread waits: a lock that whoever calls it releases."""
+
+    __slots__ = ("lock", "slot", "stands_by")
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.stands_by = False
+
+
 class ThreadExecutor:
     """Plain handlers in `concurrency` threads; batch handlers get what gathers within batch_wait."""
 
@@ -45,20 +57,22 @@ class ThreadExecutor:
         self._abandoned = abandoned
         self._wake = wake
         self._queue: Queue = deque()
-        self._condition = threading.Condition()
+        self._idle: deque[_Seat] = deque()
+        """Threads that wait; the one that came last is the first to be called."""
         self._gathering = threading.Lock()
-        self._waiting = 0
-        self._called = 0
-        """So many of the threads that wait are to take part."""
+        self._arrived = threading.Condition()
+        """For a batch that waits for more."""
         self._standing_by = False
-        """One of them looks whether the others get on."""
+        """One of the threads looks whether the others get on."""
         self._mean_s = 1.0
         self._closed = False
         count = 1 if spec.options.executor == "inline" else spec.concurrency
         self._running: list[tuple[Sequence[Event], float] | None] = [None] * count
         work = self._work if spec.options.batch is None else self._work_in_batches
         self._threads = [
-            threading.Thread(target=work, args=(slot,), name=f"millstream-{spec.group}-{slot}", daemon=True)
+            threading.Thread(
+                target=work, args=(_Seat(slot),), name=f"millstream-{spec.group}-{slot}", daemon=True
+            )
             for slot in range(count)
         ]
         for thread in self._threads:
@@ -67,13 +81,15 @@ class ThreadExecutor:
     def submit(self, items: Sequence[Held | Event]) -> None:
         """See Executor."""
         self._queue.extend(items)
-        if not self._waiting:
-            return
-        with self._condition:
-            events = sum(item.events if isinstance(item, Held) else 1 for item in items[: len(self._threads)])
-            called = min(events if self._mean_s > QUICK_S else 1, self._waiting)
-            self._called = max(self._called, called)
-            self._condition.notify(called + 1)  # and one to stand by
+        events = sum(item.events if isinstance(item, Held) else 1 for item in items[: len(self._threads)])
+        for _ in range(events if self._mean_s > QUICK_S else 1):
+            if not self._call():
+                break
+        if events > 1 and not self._standing_by:
+            self._call(stands_by=True)
+        if self._spec.options.batch is not None:
+            with self._arrived:
+                self._arrived.notify_all()
 
     def drain(self) -> list[Held | Event]:
         """See Executor."""
@@ -114,9 +130,11 @@ class ThreadExecutor:
 
     def close(self) -> None:
         """See Executor."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
+        self._closed = True
+        while self._call():
+            pass
+        with self._arrived:
+            self._arrived.notify_all()
 
     def _runs(self) -> list[tuple[Sequence[Event], float]]:
         return [run for run in list(self._running) if run is not None]
@@ -124,11 +142,12 @@ class ThreadExecutor:
     def _given_up(self, event: Event) -> bool:
         return id(event) in self._abandoned or held_of(event).taken_over
 
-    def _work(self, slot: int) -> None:
+    def _work(self, seat: _Seat) -> None:
         spec, handler, queue, finished = self._spec, self._spec.handler, self._queue, self._finished
         abandoned = self._abandoned
         wants_delivery, running, monotonic = self._wants_delivery, self._running, time.monotonic
-        while self._wait(slot):
+        slot = seat.slot
+        while self._wait(seat):
             now_s = mark_s = monotonic()
             count = 0
             while event := next_event(queue):
@@ -151,9 +170,9 @@ class ThreadExecutor:
             if count:
                 self._mean_s = (now_s - mark_s) / count
 
-    def _work_in_batches(self, slot: int) -> None:
-        spec, woken_s = self._spec, 0.0
-        while self._wait(slot):
+    def _work_in_batches(self, seat: _Seat) -> None:
+        spec, slot, woken_s = self._spec, seat.slot, 0.0
+        while self._wait(seat):
             while batch := self._gather():
                 self._running[slot] = (batch, time.monotonic())
                 try:
@@ -167,29 +186,50 @@ class ThreadExecutor:
                     woken_s = ended_s
                     self._wake()
 
-    def _wait(self, slot: int) -> bool:
+    def _wait(self, seat: _Seat) -> bool:
         """Wait until this thread is to take part; False at the end."""
-        self._running[slot] = None
+        self._running[seat.slot] = None
         self._wake()
-        with self._condition:
-            self._waiting += 1
-            while not self._called and not (self._closed and not self._queue):
-                head = _first(self._queue)
-                if head is None or self._standing_by:
-                    self._condition.wait()
-                    continue
-                self._standing_by = True
-                self._condition.wait(STALL_S)
-                self._standing_by = False
-                if not self._called and _first(self._queue) is head:
-                    self._called = 1
-                    self._condition.notify()  # the next one stands by
-            self._waiting -= 1
-            if not self._called:
+        while True:
+            self._idle.append(seat)
+            if self._queue or self._closed:  # looked at again, as nobody may have seen this thread wait
+                try:
+                    self._idle.remove(seat)
+                except ValueError:
+                    seat.lock.acquire()  # it was called meanwhile
+            else:
+                seat.lock.acquire()
+            if self._closed and not self._queue:
                 return False
-            self._called -= 1
             # Busy before the queue is touched: idle() must not miss what is out of the queue and not yet running.
-            self._running[slot] = STARTING
+            self._running[seat.slot] = STARTING
+            if not seat.stands_by or self._stalled(seat):
+                return True
+            self._running[seat.slot] = None
+
+    def _call(self, *, stands_by: bool = False) -> bool:
+        """Let one of the threads that wait take part, or stand by; False if none waits."""
+        try:
+            seat = self._idle.pop()
+        except IndexError:
+            return False
+        seat.stands_by = stands_by
+        self._standing_by = self._standing_by or stands_by
+        seat.lock.release()
+        return True
+
+    def _stalled(self, seat: _Seat) -> bool:
+        """Look on as long as the others get on; True once they do not, False if nothing is left to be done."""
+        self._running[seat.slot] = None
+        while (head := _first(self._queue)) is not None:
+            seat.lock.acquire(timeout=STALL_S)  # nobody releases it: it waits nowhere
+            if _first(self._queue) is head:
+                break
+        seat.stands_by = self._standing_by = False
+        if head is None:
+            return False
+        self._running[seat.slot] = STARTING
+        self._call(stands_by=True)
         return True
 
     def _gather(self) -> list[Event]:
@@ -206,11 +246,9 @@ class ThreadExecutor:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or self._closed:
                     break
-                with self._condition:
-                    self._waiting += 1
+                with self._arrived:
                     if not self._queue:
-                        self._condition.wait(left_s)
-                    self._waiting -= 1
+                        self._arrived.wait(left_s)
                 gathered += next_events(self._queue, most - len(gathered))
             return gathered
 

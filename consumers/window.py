@@ -20,8 +20,8 @@ PACK_EVENTS = 100
 """What an entry is taken to hold until one was seen: as much as the packs of producers."""
 MAX_READ_ENTRIES = 1_000
 """One read brings no more: it keeps the server busy for so long and no longer."""
-RATE_SAMPLE_MS = 100
-"""How often the rate of finished events is measured, in ms."""
+FIRST_SAMPLE_MS, RATE_SAMPLE_MS = 5, 100
+"""How often the rate of finished events is measured, in ms: at first soon, so that the window grows soon."""
 
 
 class Held(Arrival):
@@ -125,6 +125,7 @@ class Window:
         self._rate = 0.0  # events finished per ms, smoothed
         self._finished = 0
         self._sampled_ms = 0
+        self._sample_ms = FIRST_SAMPLE_MS
         self._entry_events = 1.0  # events per entry, smoothed: packs hold many
         self.measured = False
         """Whether it was seen how many events an entry holds."""
@@ -179,8 +180,9 @@ class Window:
         """Note that each of these entries holds so many events."""
         if events != 1 or self._entry_events >= 1.5:  # else that is what they were taken for
             for held in looked_at:
-                self.events += events - held.events
-                held.events = held.unfinished = events
+                if not held.taken_over:  # else it was counted out as it was
+                    self.events += events - held.events
+                    held.events = held.unfinished = events
         if self.measured:
             self._entry_events += (events - self._entry_events) * (1 - 0.9 ** len(looked_at))
         else:
@@ -210,7 +212,8 @@ class Window:
         """Note finished events, for the measured rate."""
         self._finished += events
         passed = now_ms - self._sampled_ms
-        if passed >= RATE_SAMPLE_MS:
+        if passed >= self._sample_ms:
+            self._sample_ms = min(2 * self._sample_ms, RATE_SAMPLE_MS)
             rate = self._finished / passed if self._sampled_ms else 0.0
             self._rate = max(rate, self._rate * 0.7 + rate * 0.3)
             self._finished, self._sampled_ms = 0, now_ms
@@ -238,6 +241,11 @@ class Window:
         return max(
             1, min(int(free_events / entry_events), int(free_bytes / self._entry_bytes), MAX_READ_ENTRIES)
         )
+
+    @property
+    def entry_bytes(self) -> float:
+        """How large entries were lately, about."""
+        return self._entry_bytes
 
     def suspect(self, held: Held, limit: int) -> None:
         """While this entry is held, at most `limit` entries may be."""

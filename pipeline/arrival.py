@@ -122,13 +122,14 @@ class Arrival:
 
     def data(self, index: int) -> Any:
         """See Origin."""
-        if not self.count:
-            return self._decoded().events[index].data
-        kind = self.head[3]
-        if kind == SINGLE:
-            return decode_msgpack(self.body)
-        item = self._read_items()[index]
-        return item[0] if kind == RECORDS else item
+        items = self._items
+        if items is None:
+            if not self.count:
+                return self._decoded().events[index].data
+            if self.head[3] == SINGLE:
+                return decode_msgpack(self.body)
+            items = self._read_items()
+        return items[index][0] if self.head[3] == RECORDS else items[index]
 
     def rewritten(self, index: int) -> list[bytes]:
         """See Origin."""

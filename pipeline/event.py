@@ -6,7 +6,7 @@ written again as it was, whatever a handler did to its data meanwhile (wire.enco
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.cloudevents import event_arguments, structured
 from pipeline.errors import DecodeError, UsageError
@@ -161,11 +161,13 @@ class Event:
         self._origin = None
         self._index = -1
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in _LOADED or self._origin is None:
-            raise AttributeError(f"an event has no attribute {name!r}", name=name, obj=self)
-        self._origin.load(self)
-        return object.__getattribute__(self, name)
+    if not TYPE_CHECKING:  # to whoever checks types, an event has the attributes above and no others
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in _LOADED or self._origin is None:
+                raise AttributeError(f"an event has no attribute {name!r}", name=name, obj=self)
+            self._origin.load(self)
+            return object.__getattribute__(self, name)
 
     @property
     def data(self) -> Any:

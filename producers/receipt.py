@@ -246,6 +246,8 @@ class Receipt:
         """
         until_s = None
         for ending in self._endings:
+            if ending.fate is Fate.CONFIRMED:
+                continue
             if ending.fate is None:
                 ended = threading.Event()
                 if timeout is not None and until_s is None:
@@ -280,6 +282,11 @@ class Receipt:
         self._unread = self._unread or False
 
     def _result(self) -> Confirmation:
+        for ending in self._endings:
+            if ending.fate is not Fate.CONFIRMED:
+                break
+        else:
+            return Confirmation(self, ending.level)
         error = self.error
         if error is not None:
             raise error.with_traceback(None)

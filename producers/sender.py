@@ -158,6 +158,7 @@ class Sender:
                 and now < chunk.join_until_ms
                 and chunk.loose is (meta is not None)
                 and plain
+                and not self._closing
                 and outbox.events < options.buffer_events
                 and outbox.bytes + size_bytes <= options.buffer_bytes
                 and chunk.size_bytes + size_bytes <= options.batch_bytes

@@ -53,9 +53,10 @@ MEASURES: Sequence[Measure] = (
     Measure(
         BARE_CONSUME, "consume", "bare loop: read, decode, ack by 1,000", duty=BARE_CONSUME, filled="singles"
     ),
-    _handling("consume", "plain handler per event", "plain", "singles"),
-    _handling("consume-async", "async handler per event, 64 at a time", "async", "singles"),
+    _handling("consume", "plain no-op handler per event", "plain", "singles"),
+    _handling("consume-async", "no-op async handler per event, 64 at a time", "async", "singles"),
     _handling("consume-await", "async handler that suspends once", "await", "singles"),
+    _handling("consume-data", "plain handler that reads each event's data", "data", "singles"),
     Measure(BARE_PACKS, "append", "bare loop: pack 100, zstd, XADD", duty=BARE_PACKS),
     _ours("packs-send-many", "send_many(pack=True)", of=BARE_PACKS, many=True, pack=True),
     _ours("packs-send", "send() in a loop, Producer(pack=True)", of=BARE_PACKS, pack=True),
@@ -66,8 +67,9 @@ MEASURES: Sequence[Measure] = (
         duty=BARE_PACKS_CONSUME,
         filled="packs",
     ),
-    _handling("packs-consume", "plain handler per event of packs", "plain", "packs"),
-    _handling("packs-batch", "batch handler (500), packs", "batch", "packs"),
+    _handling("packs-consume", "plain no-op handler per event of packs", "plain", "packs"),
+    _handling("packs-batch", "no-op batch handler (500), packs", "batch", "packs"),
+    _handling("packs-data", "batch handler that reads each event's data", "batch-data", "packs"),
     Measure(
         "bare-both",
         "both",
@@ -80,10 +82,10 @@ MEASURES: Sequence[Measure] = (
     Measure(
         "both",
         "both",
-        "one process sends (send_many), one consumes (plain)",
+        "one process sends (send_many), one consumes and reads the data",
         of="bare-both",
         duty="consume",
-        how={"handler": "plain"},
+        how={"handler": "data"},
         sender="produce",
         sender_how={"many": True},
     ),

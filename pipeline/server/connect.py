@@ -103,7 +103,9 @@ class Link:
     def post(self, *commands: Sequence[Arg]) -> None:
         """send() without waiting for the socket: what it does not take at once is written by ready() and read()."""
         self._usable()
-        self._unsent += [memoryview(hiredis.pack_command(tuple(each))) for each in commands]  # type: ignore[arg-type]
+        packed = [hiredis.pack_command(tuple(each)) for each in commands]  # type: ignore[arg-type]
+        # In one piece: each system call may give the processor to the server, which then finds a part of it only.
+        self._unsent.append(memoryview(b"".join(packed)))
         try:
             self._write()
         except OSError as error:

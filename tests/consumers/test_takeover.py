@@ -139,7 +139,8 @@ def test_a_member_that_stops_in_the_midst_hands_back_what_it_took(consuming: Con
         assert delivery.attempt == 2
         seen[event.data] += 1
         begun.set()
-        time.sleep(0.002)
+        consuming.go_on.wait(60)  # until it is stopped
+        time.sleep(0.005)
 
     consuming.send(*range(1_000))
     leave_behind(consuming)

@@ -65,7 +65,8 @@ end
 -- `ms-*`: the server counts on from the entry before, without a number to be written and read for each. Below 7.0 it
 -- is unknown, and refused before anything is done: then the number it is.
 local onward, counted = '*', false
-for i = 1, entries do
+local i, type = 1, type
+while i <= entries do
   local size = plain and 2 or tonumber(ARGV[at])
   local known = false
   if i == due then
@@ -100,6 +101,15 @@ for i = 1, entries do
     due = key <= #KEYS and tonumber(ARGV[6 + key]) or 0
   end
   at = at + (plain and 2 or size + 1)
+  i = i + 1
+  -- The rest, as far as nothing has to be looked up, without a step that could be spared; what is refused comes again.
+  if plain and count > 0 and not counted then
+    local upto = due > 0 and due - 1 or entries
+    while i <= upto do
+      if type(call('XADD', stream, onward, 'h', argv[at], 'b', argv[at + 1])) == 'table' then break end
+      count, i, at = count + 1, i + 1, at + 2
+    end
+  end
 end
 
 if ARGV[4] ~= '0' then redis.call('XTRIM', stream, 'MAXLEN', '~', ARGV[4]) end

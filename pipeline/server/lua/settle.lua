@@ -10,10 +10,11 @@
 -- no owner and answers 0, not an error, when the group is gone: fewer than asked is looked into.
 
 local token = redis.call('HGET', KEYS[2], ARGV[2] .. ':token') or ''
-local ids, lost = {}, {}
+local ids, lost = nil, {}
 if token == ARGV[5] then
-  for i = 6, #ARGV do ids[#ids + 1] = ARGV[i] end
+  ids = {unpack(ARGV, 6)}
 else
+  ids = {}
   for i = 6, #ARGV do
     local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
     if held['err'] then
