@@ -16,7 +16,6 @@ from console.bench.stopwatch import Stopwatch, peak_bytes
 from console.bench.work import DUTIES, main
 from consumers.app import Pipeline
 from pipeline.errors import MillstreamError
-from pipeline.event import Event
 from pipeline.server.connect import Connector, Link
 from producers.producer import Producer
 from producers.receipt import Receipt
@@ -55,14 +54,24 @@ def work_through(
     group: str,
     total_key: str,
     claim_after: str | None = None,
+    each: bool = False,
     ready: Callable[[], None],
 ) -> dict[str, Any]:
-    """Handle events in batches, and keep nothing of them but a sum, until as many have come as total_key says."""
+    """Handle events in batches, or each on its own, and keep nothing of them but a sum, until as many have come as
+    total_key says."""
     app, got, samples = Pipeline(url), [Tally()], Samples()
+    noted: deque[str] = deque()
 
-    @app.consumer(stream, group=group, batch=BATCH, claim_after=claim_after)
-    def add_up(batch: list[Event]) -> None:
-        got[0] += tally([event.data["request_id"] for event in batch])
+    @app.consumer(stream, group=group, batch=None if each else BATCH, claim_after=claim_after)
+    def add_up(some: Any) -> None:
+        if each:
+            noted.append(some.data["request_id"])
+        else:
+            noted.extend(event.data["request_id"] for event in some)
+
+    def count() -> int:
+        got[0] += tally([noted.popleft() for _ in range(len(noted))])
+        return got[0].events
 
     watch = Stopwatch()
     first_s = [0.0]
@@ -72,9 +81,9 @@ def work_through(
         watch.start()
         async with app.running() as running:
             ready()
-            while total is None or got[0].events < total:
+            while total is None or count() < total:
                 await asyncio.sleep(LOOK_S * 10)
-                samples.take(got[0].events)
+                samples.take(count())
                 if running.failure is not None:
                     raise running.failure
                 if got[0].events > seen:

@@ -47,16 +47,28 @@ class Dispatch:
         """Start the events of entries that are in the window, or decide about them without a handler."""
         ready: list[Held] = []
         counted: dict[int, list[Held]] = {}
+        suspects: dict[int, list[Held]] = {}
         for held in entries:
             count = held.count
             if count and held.deliveries == 1 and not held.ref.again:
                 counted.setdefault(count, []).append(held)
                 ready.append(held)
+            elif count and 1 < held.deliveries <= MAX_CRASHES and not held.ref.again and not held.is_pack:
+                suspects.setdefault(held.deliveries - 1, []).append(held)
             elif self._may_start(held):
                 ready.append(held)
+        window = self._state.window
         with self._state.lock:
             for count, alike in counted.items():
-                self._state.window.counted_all(alike, count)
+                window.counted_all(alike, count)
+            for crashes, alike in suspects.items():
+                still = [held for held in alike if not held.taken_over]
+                limit = company(crashes)
+                assert limit is not None, "it has crashed"
+                window.counted_all(still, 1)
+                for held in still:
+                    window.suspect(held, limit)
+                self._suspects += still
         if ready:
             self._start(ready)
         self.start_suspects()
@@ -223,6 +235,7 @@ class Dispatch:
             limit = company(held.crashes)
             if limit is not None:
                 state.window.suspect(held, limit)
+                state.again_suspects = state.again_suspects or held.ref.again
                 self._suspects.append(held)
                 return False
         return True

@@ -27,7 +27,7 @@ class Heartbeat:
             due = [h for h in state.window.due_for_renewal(now_ms(), state.claim_after_ms) if not h.returning]
         by_token: dict[tuple[GroupRef, str], list[Held]] = {}
         for held in due:
-            by_token.setdefault((held.ref, held.token), []).append(held)
+            by_token.setdefault((held.ref, state.tokens.newest(held.token)), []).append(held)
         lost: list[Held] = []
         for (ref, token), group in by_token.items():
             for start in range(0, len(group), MAX_IDS):

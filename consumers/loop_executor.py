@@ -196,7 +196,7 @@ class LoopExecutor:
         assert options.batch is not None, "the handler takes batches"
         while self._queue and len(self._tasks) < self._spec.concurrency:
             waiting = sum(item.events if isinstance(item, Held) else 1 for item in list(self._queue))
-            if waiting < options.batch and not timer and not self._closed:
+            if waiting < options.batch and not timer and not self._closed and not _suspect(self._queue):
                 if self._timer is None:
                     self._timer = self._loop.call_later(options.batch_wait_ms / 1_000, self._pump, True)
                 return
@@ -228,6 +228,15 @@ def _more_than_one(queue: Queue) -> bool:
     except IndexError:
         return False
     return len(queue) > 1 or (isinstance(first, Held) and first.events > 1)
+
+
+def _suspect(queue: Queue) -> bool:
+    """Whether the first may run in small company only: then no more come until it has ended."""
+    try:
+        first = queue[0]
+    except IndexError:
+        return False
+    return (first if isinstance(first, Held) else held_of(first)).limit is not None
 
 
 def _begin(

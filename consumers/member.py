@@ -87,7 +87,7 @@ class Member:
         self._settler = Settler(self.state)
         self._membership = Membership(self.state, start=start)
         self._heartbeat = Heartbeat(self.state, self._dispatch)
-        self._claimer = Claimer(self.state, self._dispatch)
+        self._claimer = Claimer(self.state, self._dispatch, self._settler)
         self._promoter = Promoter(self.state)
         self._janitor = Janitor(self.state)
         self._reader = Reader(
@@ -272,42 +272,49 @@ class Member:
     def _duties(self, link: Link) -> None:
         """The duty thread's work, until the member has ended."""
         state = self.state
-        tick_s = 0.0
-        while not self._ended.is_set():
-            ticking = time.monotonic() >= tick_s
-            if ticking:
-                tick_s = time.monotonic() + min(TICK_S, state.claim_after_ms / 1_000 / TICKS_PER_CLAIM_AFTER)
-                self._tick(link)
-            elif self._on_duty():
-                if self._promoter.due():
-                    self._promoter.run_once(link)
-                if state.sweeping:
-                    self._sweep(link)
-            if state.stopping and state.reader_blocked and state.reader_client:
-                link.calls([("CLIENT", "UNBLOCK", state.reader_client)])  # refused: the block ends by itself
-            self._dispatch.collect()
-            settled = 0
-            if ticking or state.stopping or state.reader_blocked:
-                settled = self._settler.run_once(link)
-            if (settled or state.settling) and not state.reader_blocked:
-                state.reader_wake.set()  # it may wait for just this: room to read, or something to settle
-            if settled and state.sweeping:
-                continue  # there may be room now
-            state.duty_wake.wait(max(min(tick_s - time.monotonic(), self._until_due_s()), 0))
-            state.duty_wake.clear()
+        try:
+            tick_s = 0.0
+            while not self._ended.is_set():
+                ticking = time.monotonic() >= tick_s
+                if ticking:
+                    tick_s = time.monotonic() + min(
+                        TICK_S, state.claim_after_ms / 1_000 / TICKS_PER_CLAIM_AFTER
+                    )
+                    self._tick(link)
+                elif self._on_duty():
+                    if self._promoter.due():
+                        self._promoter.run_once(link)
+                    if state.sweeping or state.splitting:
+                        self._sweep(link)
+                if state.stopping and state.reader_blocked and state.reader_client:
+                    link.calls(
+                        [("CLIENT", "UNBLOCK", state.reader_client)]
+                    )  # refused: the block ends by itself
+                self._dispatch.collect()
+                settled = 0
+                if ticking or state.stopping or state.reader_blocked or state.sweeping:
+                    settled = self._settler.run_once(link)
+                if (settled or state.settling) and not state.reader_blocked:
+                    state.reader_wake.set()  # it may wait for just this: room to read, or something to settle
+                if settled and state.sweeping:
+                    continue  # there may be room now
+                state.duty_wake.wait(max(min(tick_s - time.monotonic(), self._until_due_s()), 0))
+                state.duty_wake.clear()
+        finally:
+            self._sweep_no_more()  # whatever ended it: the reader settles again
 
     def _tick(self, link: Link) -> None:
         """One heartbeat and what it asks for."""
         swept, self._swept = self._swept, ""
         known = self._membership.duty
         others = known is not None and len(known.members) > 1
-        full = self.state.sweeping and others and self._claimer.room() <= 0
+        full = self._claimer.full() and self.state.sweeping and others
         duty = self._membership.run_once(link, swept=swept, no_room=full)
         self._heartbeat.run_once(link)
         if duty.next_due_ms is not None:
             self._promoter.next_due_ms = duty.next_due_ms
         if not duty.on_duty:
-            self.state.sweeping = False
+            self._sweep_no_more()
             return
         if self._promoter.due():
             self._promoter.run_once(link)
@@ -321,7 +328,11 @@ class Member:
                 self._claimer.run_once(link, duty, missing=self._janitor.missing(duty)) or self._swept
             )
             if not self.state.sweeping:
-                self.state.reader_wake.set()  # the room it left for the sweep is its own again
+                self.state.reader_wake.set()  # it settles again, and the room it left for the sweep is its own
+
+    def _sweep_no_more(self) -> None:
+        self.state.sweeping = self.state.splitting = False
+        self.state.reader_wake.set()
 
     def _on_duty(self) -> bool:
         return self._membership.duty is not None and self._membership.duty.on_duty

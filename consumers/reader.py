@@ -7,13 +7,16 @@ pending and is taken over.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from consumers.claimer import smaller_share
 from consumers.dispatch import Dispatch
 from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
 from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.ladder import company
 from pipeline.server.connect import Link
 from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
 from pipeline.server.replies import Reply, parse_read
@@ -93,12 +96,14 @@ class Reader:
     def run_once(self, link: Link) -> int:
         """One step: settle and read, hand on, take in; how many entries were read."""
         state = self._state
-        self._dispatch.collect()
-        if self._settler.untaught:
-            self._land_all(link)
-            self._settler.teach(link)
-        settlements = self._settler.prepare()
-        room = self._room() if self._busy or not self._under_way else 0
+        settlements: list[Settlement] = []
+        if not state.sweeping:  # else the duty thread settles, with its claims
+            self._dispatch.collect()
+            if self._settler.untaught:
+                self._land_all(link)
+                self._settler.teach(link)
+            settlements = self._settler.prepare()
+        room = self._room(settlements) if self._busy or not self._under_way else 0
         going = bool(room or settlements)
         if going:
             self._take_off(link, Round(settlements, room, state.token))
@@ -155,7 +160,7 @@ class Reader:
         state.reader_blocked = True
         total = 0
         try:
-            if state.finished or state.settling:  # finished before the flag was up
+            if not state.sweeping and (state.finished or state.settling):  # finished before the flag was up
                 return 0
             while room and not state.stopping:
                 token = state.token
@@ -173,7 +178,8 @@ class Reader:
     def _recheck_due(self) -> bool:
         return self._recheck_ms > 0 and now_ms() > self._recheck_ms
 
-    def _room(self) -> int:
+    def _room(self, settlements: Sequence[Settlement] = ()) -> int:
+        """How many entries may be read once these settlements are carried out."""
         state = self._state
         with state.lock:
             coming = sum(one.room for one in self._under_way)
@@ -185,7 +191,17 @@ class Reader:
                 room = max(min(room, int(READ_BYTES / state.window.entry_bytes)), 1)
             if state.sweeping:
                 room //= 2  # what a dead worker left is older than what is new: it gets its share of the room
-            return room if limit is None else max(0, min(room, limit - len(state.window) - coming))
+            if limit is None and (state.again_suspects or state.splitting):
+                limit = company(1)  # before they are read, or more would come than may be held
+            if limit is None:
+                return room
+            free = limit - len(state.window) - coming - state.claiming
+            free += sum(len(settlement.held) for settlement in settlements)
+            if state.splitting:
+                free -= smaller_share(limit)
+            elif state.sweeping:
+                room = min(room, smaller_share(limit) - coming)
+            return max(0, min(room, free, -(-limit // ROUNDS)))
 
     def _take_in(self, reply: Reply, token: str) -> int:
         """Hold what a read brought; it is handed on with the next round."""
@@ -195,6 +211,7 @@ class Reader:
         for ref in state.refs:
             read = Held.read(ref, entries.get(ref.key.encode(), ()), token, now)
             if not read:
+                state.again_suspects = state.again_suspects and not ref.again  # all read
                 continue
             count += len(read)
             with state.lock:

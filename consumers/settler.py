@@ -29,6 +29,8 @@ from pipeline.server.scripts import Script, script
 
 MOVE_BYTES = 1 << 20
 """Bytes of moved events in one call, about."""
+MOVES = 200
+"""Moved events in one call, about: the server adds them one by one, and does nothing else meanwhile."""
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ class Settler:
             else:
                 if held.ref is not ref or held.token != token:  # most are like the one before
                     ref, token = held.ref, held.token
-                    alike = plain.setdefault((ref, token), [])
+                    alike = plain.setdefault((ref, state.tokens.newest(token)), [])
                 alike.append(held)
         settlements = []
         for (ref, token), group in plain.items():
@@ -109,7 +111,7 @@ class Settler:
                     Settlement(script("settle"), settle_command(ref, state.consumer, token, ids), part)
                 )
         for ref, group in moved.items():
-            for part in _parts(group, MOVE_BYTES):
+            for part in _move_parts(group):
                 entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
                 settlements.append(Settlement(script("move"), move_command(ref, entries), part))
         for (ref, release), group in given.items():
@@ -228,14 +230,20 @@ class Settler:
         )
 
 
-def _parts(held: list[Held], most_bytes: int | None = None) -> list[list[Held]]:
-    """Cut into parts of at most MAX_IDS entries, and of about most_bytes."""
+def _parts(held: list[Held]) -> list[list[Held]]:
+    """Cut into parts of at most MAX_IDS entries."""
+    return [held[start : start + MAX_IDS] for start in range(0, len(held), MAX_IDS)]
+
+
+def _move_parts(held: list[Held]) -> list[list[Held]]:
+    """Cut into parts of at most MAX_IDS entries, and of about MOVES moves and MOVE_BYTES."""
     parts: list[list[Held]] = []
-    size = 0
+    moves = size = 0
     for one in held:
-        if not parts or len(parts[-1]) >= MAX_IDS or (most_bytes is not None and size > most_bytes):
+        if not parts or len(parts[-1]) >= MAX_IDS or moves >= MOVES or size >= MOVE_BYTES:
             parts.append([])
-            size = 0
+            moves = size = 0
         parts[-1].append(one)
-        size += one.size
+        moves += len(one.moves)
+        size += sum(len(word) for move in one.moves for word in move.fields if isinstance(word, bytes))
     return parts

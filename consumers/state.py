@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consumers.executors import Finished
+from consumers.tokens import Tokens
 from consumers.window import Held, Window
 from pipeline.clock import ServerClock
 from pipeline.errors import MillstreamError
@@ -64,6 +65,8 @@ class MemberState:
     """Of those, the ones a newer version must run."""
     token: str = ""
     """The claims token last heard of: for entries that are read from now on."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """Which older tokens are as good as the newest."""
     clock: ServerClock = field(default_factory=ServerClock)
     counts: Counts = field(default_factory=Counts)
     reader_wake: threading.Event = field(default_factory=threading.Event)
@@ -74,7 +77,14 @@ class MemberState:
     """The server's id of the reader's connection, to end its waiting by."""
     stop_asked: threading.Event = field(default_factory=threading.Event)
     sweeping: bool = False
-    """A sweep waits for room in the window: half of what gets free is left to it, and it is told."""
+    """A sweep brings entries, or waits for room in the window: what is finished is settled together with its claims, by
+    the duty thread, and the reader leaves it its share of the room."""
+    splitting: bool = False
+    """A sweep brings packs, whose events go to the group's own stream one by one: the reader does the work."""
+    again_suspects: bool = False
+    """The group's own stream holds events that were running when a worker died."""
+    claiming: int = 0
+    """So many entries may come with the claim that is under way."""
     retry_due_ms: float | None = None
     """The first retry that this member put off since the promoter last looked, by the server's clock."""
     released_until_ms: int = 0
@@ -99,7 +109,7 @@ class MemberState:
 
     def wake(self) -> None:
         """Something finished: wake whichever thread settles just now."""
-        if self.reader_blocked:
+        if self.reader_blocked or self.sweeping:
             self.duty_wake.set()
         else:
             self.reader_wake.set()

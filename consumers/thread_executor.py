@@ -233,12 +233,15 @@ class ThreadExecutor:
         return True
 
     def _gather(self) -> list[Event]:
-        """Up to `batch` events, waiting batch_wait for more after the first; one thread gathers at a time."""
+        """Up to `batch` events, waiting batch_wait for more after the first; one thread gathers at a time.
+
+        What may run in small company only (poison ladder) is not waited with: no more come until it has ended.
+        """
         most = self._spec.options.batch or 1
         with self._gathering:
             gathered = next_events(self._queue, most)
             deadline_s = 0.0
-            while gathered and len(gathered) < most:
+            while gathered and len(gathered) < most and held_of(gathered[-1]).limit is None:
                 deadline_s = deadline_s or time.monotonic() + self._spec.options.batch_wait_ms / 1_000
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or self._closed:

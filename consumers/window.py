@@ -118,7 +118,7 @@ class Window:
     def __init__(self, *, least_events: int, fixed_events: int | None, max_bytes: int) -> None:
         self._held: dict[GroupRef, dict[bytes, Held]] = {}
         self._entries = 0
-        self._suspects: set[Held] = set()
+        self._limits: dict[int, int] = {}  # how many of the entries held have this limit
         self._least = least_events
         self._fixed = fixed_events
         self._max_bytes = max_bytes
@@ -127,7 +127,8 @@ class Window:
         self._sampled_ms = 0
         self._sample_ms = FIRST_SAMPLE_MS
         self._entry_events = 1.0  # events per entry, smoothed: packs hold many
-        self._measured = False
+        self.measured = False
+        """Whether it was seen how many events an entry holds."""
         self._entry_bytes = 256.0
         self.events = 0
         self.bytes = 0
@@ -182,10 +183,10 @@ class Window:
                 if not held.taken_over:  # else it was counted out as it was
                     self.events += events - held.events
                     held.events = held.unfinished = events
-        if self._measured:
+        if self.measured:
             self._entry_events += (events - self._entry_events) * (1 - 0.9 ** len(looked_at))
         else:
-            self._entry_events, self._measured = float(events), True
+            self._entry_events, self.measured = float(events), True
 
     def remove(self, held: Held) -> bool:
         """Count an entry out; False if it was not held any more."""
@@ -201,7 +202,7 @@ class Window:
             events += held.events
             size += held.size
             if held.limit is not None:
-                self._suspects.discard(held)
+                self._unsuspect(held.limit)
         self._entries -= entries
         self.events -= events
         self.bytes -= size
@@ -227,10 +228,12 @@ class Window:
     def room(self, coming: int = 0) -> int:
         """How many entries may be read now, beside the `coming` ones of reads under way; 0 when the window is full.
 
+        coming may be below 0: so many entries are settled before.
+
         Judged by the sizes seen lately, so a sudden run of large entries may overshoot by one read. Before any was seen
         all are taken for packs: what one member reads too many of at first, the others have to do without.
         """
-        entry_events = self._entry_events if self._measured else PACK_EVENTS
+        entry_events = self._entry_events if self.measured else PACK_EVENTS
         free_events = self.most_events - self.events - coming * entry_events
         free_bytes = self._max_bytes - self.bytes - coming * self._entry_bytes
         if free_events <= 0 or free_bytes <= 0:
@@ -246,12 +249,19 @@ class Window:
 
     def suspect(self, held: Held, limit: int) -> None:
         """While this entry is held, at most `limit` entries may be."""
+        if held.limit is not None:
+            self._unsuspect(held.limit)
         held.limit = limit
-        self._suspects.add(held)
+        self._limits[limit] = self._limits.get(limit, 0) + 1
+
+    def _unsuspect(self, limit: int) -> None:
+        self._limits[limit] -= 1
+        if not self._limits[limit]:
+            del self._limits[limit]
 
     def limit(self) -> int | None:
         """Most entries that may be held while suspects are among them; None without suspects."""
-        return min((held.limit for held in self._suspects if held.limit is not None), default=None)
+        return min(self._limits, default=None)
 
     def due_for_renewal(self, now_ms: int, claim_after_ms: int) -> list[Held]:
         """Entries not renewed for a third of claim_after."""

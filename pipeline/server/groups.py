@@ -62,6 +62,8 @@ class Taken:
     """(entry id, fields, deliveries with this one)."""
     gone: Sequence[bytes] = ()
     """Ids trimmed while they were pending: settled now, never handled."""
+    token_before: str = ""
+    """The token that this claim replaced: what is held under it may be held under the new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +147,26 @@ def take(
         NoSuchGroupError: the group was destroyed. NotConnectedError: what was taken is ours, but unseen.
     Source: https://redis.io/docs/latest/commands/xautoclaim/
     """
-    reply = link.run(
-        script("take"),
-        [ref.key, ref.keys.groups],
-        [ref.group, escape(ref.group), consumer, min_idle_ms, cursor, count, latest_ms, nonce()],
+    keys, args = take_words(
+        ref, consumer, min_idle_ms=min_idle_ms, cursor=cursor, count=count, latest_ms=latest_ms
     )
+    return parse_taken(link.run(script("take"), keys, args))
+
+
+def take_words(
+    ref: GroupRef, consumer: str, *, min_idle_ms: int, cursor: str, count: int, latest_ms: int
+) -> tuple[list[str], list[Arg]]:
+    """The keys and arguments of take()."""
+    args: list[Arg] = [ref.group, escape(ref.group), consumer, min_idle_ms, cursor, count, latest_ms, nonce()]
+    return [ref.key, ref.keys.groups], args
+
+
+def parse_taken(reply: Reply) -> Taken:
+    """The answer to the script `take`."""
     if reply[0] != b"ok":
         return Taken(False, reply[1])
     entries = [(entry[0], entry[1], deliveries) for entry, deliveries in zip(reply[4], reply[5], strict=True)]
-    return Taken(True, reply[1], text(reply[2]), text(reply[3]), entries, reply[6])
+    return Taken(True, reply[1], text(reply[2]), text(reply[3]), entries, reply[6], text(reply[7]))
 
 
 def read_command(

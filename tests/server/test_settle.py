@@ -2,8 +2,9 @@
 
 import pytest
 
+from consumers.tokens import Tokens
 from pipeline.errors import NoSuchGroupError
-from pipeline.server.groups import MAX_IDS, renew
+from pipeline.server.groups import MAX_IDS, hand_back, renew
 from tests.server.grouped import Grouped
 
 
@@ -208,3 +209,41 @@ def test_renewing_works_when_memory_is_out(tight: Grouped) -> None:
     with tight.out_of_memory():
         assert renew(tight.link, tight.main, "busy", tight.token, held)[1] == []
     assert tight.idle_ms(held[0]) < 10_000
+
+
+def test_what_a_member_claimed_is_settled_under_the_token_of_its_next_claim(grouped: Grouped) -> None:
+    """Its own claims lie between the two tokens, and nothing else."""
+    held = grouped.held("dead", 4)
+    grouped.age(held, 2_000)
+    tokens = Tokens()
+    claims = [grouped.take("alive", count=2) for _ in range(2)]
+    for claim in claims:
+        tokens.claimed(claim.token_before, claim.token)
+    assert tokens.newest(claims[0].token) == grouped.token
+    settled = grouped.settle("alive", held[:2], token=tokens.newest(claims[0].token))
+    assert (settled.count, settled.taken_over) == (2, [])
+
+
+@pytest.mark.parametrize("by", ["claim", "hand-back"])
+def test_what_was_lost_between_two_claims_of_a_member_is_not_settled(grouped: Grouped, by: str) -> None:
+    """Somebody else's claim of one, or our hand-back that another took, between our claims: the owner is checked."""
+    held = grouped.held("dead", 4)
+    grouped.age(held, 2_000)
+    tokens = Tokens()
+    first = grouped.take("alive", count=2)
+    tokens.claimed(first.token_before, first.token)
+    if by == "claim":
+        grouped.age(held[:1], 2_000)
+        assert [entry[0] for entry in grouped.take("other", count=1).entries] == held[:1]
+    else:
+        hand_back(grouped.link, grouped.main, "alive", held[:1], idle_ms=1_001)
+    second = grouped.take("alive", count=2, cursor=held[2].decode())
+    tokens.claimed(second.token_before, second.token)
+    assert [entry[0] for entry in second.entries] == held[2:]
+    if by == "hand-back":
+        assert [entry[0] for entry in grouped.take("other", count=1).entries] == held[:1]
+    assert tokens.newest(first.token) == first.token
+    settled = grouped.settle("alive", held[:2], token=tokens.newest(first.token))
+    assert settled.taken_over == held[:1]
+    assert settled.count == 1
+    assert grouped.pending()[held[0]][0] == "other"

@@ -210,3 +210,28 @@ def test_fetching_from_a_destroyed_group_says_so(grouped: Grouped) -> None:
     grouped.link.call("XGROUP", "DESTROY", grouped.keys.stream, "g")
     with pytest.raises(NoSuchGroupError):
         fetch_own(grouped.link, grouped.main, "me", held)
+
+
+def test_a_claim_tells_the_token_it_replaced(grouped: Grouped) -> None:
+    """So a member sees whether its own claim was the last that changed owners."""
+    held = grouped.held("dead", 4)
+    grouped.age(held, 2_000)
+    first = grouped.take("alive", count=1)
+    second = grouped.take("alive", count=1)
+    assert second.token_before == first.token
+    theirs = grouped.take("other", count=1)
+    assert grouped.take("alive", count=1).token_before == theirs.token
+
+
+@pytest.mark.parametrize("held_between", [1, 3, 40])
+def test_deliveries_are_counted_right_among_many_of_our_own(grouped: Grouped, held_between: int) -> None:
+    """What the claimer held before may lie between what it takes, more of it than one look shows."""
+    first = grouped.held("dead", 1)
+    grouped.held("alive", held_between)
+    last = grouped.held("dead", 2)
+    grouped.age([*first, *last], 2_000)
+    grouped.link.call(
+        *("XCLAIM", grouped.keys.stream, "g", "dead", 0, last[0], "IDLE", 2_000, "RETRYCOUNT", 3, "JUSTID")
+    )
+    taken = [(entry_id, deliveries) for entry_id, _, deliveries in grouped.take("alive").entries]
+    assert taken == [(first[0], 2), (last[0], 4), (last[1], 2)]

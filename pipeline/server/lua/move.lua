@@ -25,7 +25,10 @@ local function add(kind, at, count)
   return type(added) == 'table' and added or nil
 end
 
+local right = {}
+
 local function wrong_type(kind)
+  if right[kind] then return end -- nothing but this script has run since
   local key = kinds[kind]
   for _, pair in ipairs(kind == 'retry' and {key, {KEYS[5], 'hash'}} or {key}) do
     local is = redis.call('TYPE', pair[1])['ok']
@@ -33,6 +36,7 @@ local function wrong_type(kind)
       return 'WRONGTYPE ' .. pair[1] .. ' holds a ' .. is .. ', not a ' .. pair[2]
     end
   end
+  right[kind] = true
 end
 
 local answers = {}

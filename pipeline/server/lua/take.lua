@@ -4,8 +4,9 @@
 -- ARGV  1 group  2 group, escaped  3 consumer  4 least idle time, ms  5 cursor  6 most entries
 --       7 latest acceptable server time, ms  8 random part of the claims token
 -- Returns {'clock', now_ms} if the server's clock is beyond what the caller accepts: nothing was claimed; else
---       {'ok', now_ms, next cursor, token, entries, deliveries, gone}: entries as XRANGE gives them, how often each
---       was delivered (this claim included), and ids that were trimmed while pending (now settled).
+--       {'ok', now_ms, next cursor, token, entries, deliveries, gone, token before}: entries as XRANGE gives them, how
+--       often each was delivered (this claim included), and ids that were trimmed while pending (now settled). What
+--       the caller holds under the token before, it may hold under the new one: only this claim lies between them.
 --
 -- Below 7.0 a trimmed entry comes back without its id and stays pending: it is looked for and settled here.
 
@@ -20,9 +21,19 @@ for i = 1, #claimed[2] do
   local entry = claimed[2][i]
   if entry and entry[2] then
     entries[#entries + 1] = entry
-    deliveries[#deliveries + 1] = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)[1][4]
   else
     nameless = true
+  end
+end
+if #entries > 0 then
+  -- One look at all that is the caller's from the first to the last of them, which costs a fifth of a look at each.
+  -- What it held before may lie between them: what the look did not reach is looked at alone.
+  local counts = {}
+  local held = redis.call('XPENDING', KEYS[1], ARGV[1], entries[1][1], entries[#entries][1], 2 * #entries, ARGV[3])
+  for i = 1, #held do counts[held[i][1]] = held[i][4] end
+  for i = 1, #entries do
+    local id = entries[i][1]
+    deliveries[i] = counts[id] or redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1][4]
   end
 end
 
@@ -37,10 +48,11 @@ if nameless then
   end
 end
 
-local token = redis.call('HGET', KEYS[2], ARGV[2] .. ':token') or ''
+local before = redis.call('HGET', KEYS[2], ARGV[2] .. ':token') or ''
+local token = before
 if #entries > 0 then
   -- not armed: XAUTOCLAIM was the first write, and is allowed under OOM
   token = string.format('%d', now_ms) .. '-' .. ARGV[8]
   redis.call('HSET', KEYS[2], ARGV[2] .. ':token', token)
 end
-return {'ok', now_ms, claimed[1], token, entries, deliveries, gone}
+return {'ok', now_ms, claimed[1], token, entries, deliveries, gone, before}
