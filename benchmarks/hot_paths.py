@@ -121,8 +121,10 @@ class Served:
             "plain handler": partial(self._consume, "plain", "singles"),
             "async handler": partial(self._consume, "async", "singles"),
             "batch handler": partial(self._consume, "batch", "singles"),
+            "plain handler, data": partial(self._consume, "data", "singles"),
             "plain handler, packs": partial(self._consume, "plain", "packs"),
             "batch handler, packs": partial(self._consume, "batch", "packs"),
+            "batch handler, packs, data": partial(self._consume, "batch-data", "packs"),
         }
 
     def _produce(self, *, many: bool = False, pack: bool = False) -> float:

@@ -92,7 +92,7 @@ def measure(link: Link, start: Start, ground: Ground, size: Size) -> dict[str, A
         }
 
     sent = costs("append", lambda: start("produce", many=True, **asked).result())
-    got = costs("consume", lambda: start("consume", group=GROUP, handler="plain", **asked).result())
+    got = costs("consume", lambda: start("consume", group=GROUP, handler="data", **asked).result())
     return {
         "entries": size.entries,
         "groups": size.groups,
