@@ -141,12 +141,6 @@ def unpack_record(raw: bytes) -> Any:
         DecodeError: not exactly one valid value, or a repeated key.
     """
     try:
-        value = ormsgpack.unpackb(raw)
-        if ormsgpack.packb(value, None, _PLAIN_ONLY) == raw:  # nothing repeated, and nothing behind it
-            return value
-    except (ValueError, TypeError):
-        pass
-    try:
         return msgpack.unpackb(raw, object_pairs_hook=unique)
     except DecodeError:
         raise
