@@ -115,8 +115,10 @@ class Dispatch:
                 )
                 held = held_of(event)
                 with state.lock:
-                    if id(event) not in state.abandoned and not held.taken_over and held.unfinished > 0:
-                        self._finish(event, after_failure(error, held.attempt, spec.options.retry))
+                    # It may have ended, and been collected, since: what is finished twice settles its pack too early.
+                    if not any(one is event for one in executor.overdue(time.monotonic())):
+                        continue
+                    self._finish(event, after_failure(error, held.attempt, spec.options.retry))
                     state.abandoned[id(event)] = event
                 executor.give_up(event)
             if executor.exhausted():

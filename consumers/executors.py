@@ -87,9 +87,9 @@ def batch_outcomes(
 
 
 def _decode_error(event: Event) -> DecodeError | None:
-    """Why the event's data cannot be decoded, if it cannot."""
+    """Why the event cannot be decoded, if it cannot."""
     try:
-        _ = event.data
+        _ = event.data, event.type  # its header, too: with one name all are read
     except DecodeError as error:
         return error
     return None

@@ -251,9 +251,12 @@ class Event:
         except DecodeError:
             data = "<corrupt>"
         shown = data if len(data) <= 100 else data[:99] + "…"
-        named = "".join(
-            f", {name}={value!r}" for name in ("type", "key", "id") if (value := getattr(self, name))
-        )
+        try:
+            named = "".join(
+                f", {name}={value!r}" for name in ("type", "key", "id") if (value := getattr(self, name))
+            )
+        except DecodeError:
+            named = ", <corrupt header>"
         return f"Event({shown}{named})"
 
     def to_cloudevent(self, *, source: str = "millstream") -> dict[str, Any]:

@@ -52,7 +52,7 @@ class PackedEvents(Sequence[Event]):
         """As origin of its events: the data of one of them, decoded anew."""
         return decode_msgpack(self.bodies[index])
 
-    def again(self, index: int) -> list[bytes]:
+    def rewritten(self, index: int) -> list[bytes]:
         """As origin of its events: never, since none was sent yet."""
         raise UsageError("only an event that came from a stream is written again")
 

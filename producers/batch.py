@@ -416,11 +416,12 @@ class Batches:
             self._before_bytes -= chunk.size_bytes
             self._before_weight -= self._weight(chunk)
             if len(self.waiting) == 1:
-                self._before_weight = 0.0  # fractions do not add up
+                self._before_bytes, self._before_weight = 0, 0.0  # fractions do not add up
         return chunk
 
     def _count_last(self) -> None:
         last = self.waiting[-1]
+        last.left = 0  # who joined it would overtake what waits behind it
         self._before_bytes += last.size_bytes
         self._before_weight += self._weight(last)
 

@@ -44,7 +44,7 @@ class _Flight:
 
 
 class Exchange:
-    """Connected or not; used by the sender's thread alone."""
+    """Connected or not. Used by the sender's thread, and while that sleeps by a thread that sends, under its lock."""
 
     def __init__(
         self, connector: Connector, encoder: Encoder, options: ProducerOptions, level: Level
@@ -132,6 +132,11 @@ class Exchange:
     def unsent(self) -> bool:
         """Whether the socket has not taken all that was written."""
         return self._link is not None and self._link.unsent
+
+    def spoil(self, error: BaseException) -> None:
+        """Have whoever waits for answers find the connection broken."""
+        if self._link is not None:
+            self._link.spoil(error)
 
     def ready(self, timeout_ms: float | None, wake: int) -> bool:
         """Whether the next answer, or the end of the connection, is there within the time; `wake` ends the wait."""

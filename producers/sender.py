@@ -112,8 +112,8 @@ class Sender:
         self._starting = False
         self._wake_read, self._wake_write = -1, -1
         self._asleep = False
-        self._writing = False
-        """A thread that sends writes by itself, and may be interrupted by a signal handler that sends."""
+        self._inside = False
+        """A send is under way in the thread that holds the lock: another one of it comes from a signal handler."""
         self._closing = False
         self._stopped = False
         self._give_up_ms = float("inf")
@@ -148,44 +148,51 @@ class Sender:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
         given = {0: dedupe} if dedupe else None
-        with self._lock:
-            now = _monotonic() * 1_000
-            outbox, options = self.outbox, self.options
-            chunk = self._open.get(stream)
-            if (
-                chunk is not None
-                and chunk.left > 0
-                and now < chunk.join_until_ms
-                and chunk.loose is (meta is not None)
-                and plain
-                and not self._closing
-                and outbox.events < options.buffer_events
-                and outbox.bytes + size_bytes <= options.buffer_bytes
-                and chunk.size_bytes + size_bytes <= options.batch_bytes
-            ):
-                receipt = Receipt(chunk.endings, number, chunk.events, given)
-                chunk.receipts.append(receipt)
-                if meta is None:
-                    chunk.add(values, size_bytes, dedupe=dedupe)
-                else:
-                    chunk.add_loose(values[0], meta, size_bytes)
-                outbox.events += 1
-                outbox.bytes += size_bytes
-                if chunk.left:  # whoever takes it will find this too
-                    return receipt
-                wake = self._set_off(outbox.stream(stream), True, False, size_bytes, now)
-            else:
-                chunk = self.chunk(stream, now)
-                chunk.plain, chunk.loose = plain, meta is not None
-                receipt = Receipt(chunk.endings, number, 0, given)
-                chunk.receipts.append(receipt)
-                if meta is None:
-                    chunk.add(values, size_bytes, dedupe=dedupe)
-                else:
-                    chunk.add_loose(values[0], meta, size_bytes)
-                wake = self._add(stream, chunk, block_ms, joins=plain and self._joins)
-        if wake:
-            self._wake()
+        wake = True  # should a signal handler raise in the midst of this
+        try:
+            with self._lock:
+                interrupts, self._inside = self._inside, True
+                try:
+                    now = _monotonic() * 1_000
+                    outbox, options = self.outbox, self.options
+                    chunk = self._open.get(stream)
+                    joins = (
+                        chunk is not None
+                        and chunk.left > 0
+                        and now < chunk.join_until_ms
+                        and chunk.loose is (meta is not None)
+                        and plain
+                        and not interrupts
+                        and not self._closing
+                        and outbox.events < options.buffer_events
+                        and outbox.bytes + size_bytes <= options.buffer_bytes
+                        and chunk.size_bytes + size_bytes <= options.batch_bytes
+                    )
+                    if not joins:
+                        chunk = self.chunk(stream, now)
+                        chunk.plain, chunk.loose = plain, meta is not None
+                    assert chunk is not None, "it is the open one or a new one"
+                    receipt = Receipt(chunk.endings, number, chunk.events, given)
+                    chunk.receipts.append(receipt)
+                    if meta is None:
+                        chunk.add(values, size_bytes, dedupe=dedupe)
+                    else:
+                        chunk.add_loose(values[0], meta, size_bytes)
+                    if joins:
+                        outbox.events += 1
+                        outbox.bytes += size_bytes
+                        if chunk.left:  # whoever takes it will find this too
+                            wake = False
+                            return receipt
+                        wake = self._set_off(outbox.stream(stream), True, False, size_bytes, now, interrupts)
+                    else:
+                        opens = plain and self._joins and not interrupts
+                        wake = self._add(stream, chunk, block_ms, interrupts, opens=opens)
+                finally:
+                    self._inside = interrupts
+        finally:
+            if wake:
+                self._wake()
         return receipt
 
     def chunk(self, stream: str, now: float, *, index: int = 0) -> Chunk:
@@ -199,31 +206,46 @@ class Sender:
         Raises:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
-        with self._lock:
-            wake = self._add(stream, chunk, block_ms)
-        if wake:
-            self._wake()
+        wake = True  # as in send()
+        try:
+            with self._lock:
+                interrupts, self._inside = self._inside, True
+                try:
+                    wake = self._add(stream, chunk, block_ms, interrupts)
+                finally:
+                    self._inside = interrupts
+        finally:
+            if wake:
+                self._wake()
 
-    def _add(self, stream: str, chunk: Chunk, block_ms: float | None, *, joins: bool = False) -> bool:
-        """add(), and whether the thread is to be woken; joins: others may join the chunk. With the lock held."""
+    def _add(
+        self, stream: str, chunk: Chunk, block_ms: float | None, interrupts: bool, *, opens: bool = False
+    ) -> bool:
+        """add(), and whether the thread is to be woken. With the lock held.
+
+        Args:
+            interrupts: this is a signal handler or a finalizer in the midst of another send of its own thread.
+            opens: others may join the chunk.
+        """
         room, dropped = True, None
         if self._closing or not self.outbox.has_room(chunk.events, chunk.size_bytes):
-            room, dropped = self._make_room(chunk.events, chunk.size_bytes, block_ms)
+            # Waiting would let the lock go, and the chunk be taken that the interrupted send is about to join.
+            room, dropped = self._make_room(chunk.events, chunk.size_bytes, 0.0 if interrupts else block_ms)
         if not room:
             self._end([*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))])
             return False
         batches = self.outbox.stream(stream)
         had, was_full = bool(batches.waiting), batches.full
+        if opens:  # before it waits: what is taken is open no more
+            batches.open(chunk, now_ms() + JOIN_MS)
         self.outbox.add(batches, chunk)
-        if joins:
-            now = now_ms()
-            batches.open(chunk, now + JOIN_MS)
+        if opens:
             if len(self._open) >= MAX_IDLE_STREAMS:
                 self._open.clear()
             self._open[stream] = chunk
         if dropped:
             self._end(dropped)
-        return self._set_off(batches, had, was_full, chunk.size_bytes, now_ms())
+        return self._set_off(batches, had, was_full, chunk.size_bytes, now_ms(), interrupts)
 
     def add_all(self, stream: str, chunks: list[Chunk]) -> None:
         """Queue the chunks of one receipt, in order; what finds no room is settled as failed.
@@ -339,7 +361,9 @@ class Sender:
                 continue
             rest_ms = until_ms - now_ms()
             if policy == "block" and rest_ms > 0:
+                self._inside = False  # while it waits, others hold the lock
                 self._changed.wait(rest_ms / 1_000)
+                self._inside = True
                 continue
             raise BufferFull(
                 f"{self.outbox.events:,} events of {self.outbox.bytes:,} bytes are not confirmed yet "
@@ -350,7 +374,9 @@ class Sender:
             raise ClosedError("the producer is closed")
         return True, dropped
 
-    def _set_off(self, batches: Batches, had: bool, was_full: bool, size_bytes: int, now: float) -> bool:
+    def _set_off(
+        self, batches: Batches, had: bool, was_full: bool, size_bytes: int, now: float, interrupts: bool
+    ) -> bool:
         """See that what was queued is sent; whether the thread is to be woken for it. With the lock held."""
         if self._thread is None and not self._starting:
             # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
@@ -367,9 +393,8 @@ class Sender:
             due = batches.full and not was_full
         else:
             due = not had
-            if due and not self._writing and exchange.connected and size_bytes <= DIRECT_BYTES:
+            if due and not interrupts and exchange.connected and size_bytes <= DIRECT_BYTES:
                 # Nothing is on the way, so the socket takes it at once: that spares it a change of threads.
-                self._writing = True
                 try:
                     taken = self.outbox.take(now)
                     if taken:
@@ -377,8 +402,10 @@ class Sender:
                         due = exchange.unsent  # the thread has to see to the rest
                 except NotConnectedError:
                     pass  # the thread finds the same, and sends again what the outbox has
-                finally:
-                    self._writing = False
+                except BaseException as error:
+                    # A signal handler raised in the midst of it: nobody knows how far it came. All is sent again.
+                    exchange.spoil(error)
+                    raise
         if due:
             self._asleep = False
         return due

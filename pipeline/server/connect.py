@@ -43,7 +43,7 @@ class _ErrorReply(Exception):
 
 
 class Link:
-    """One connection to the server. Not for several threads at once, not across a fork."""
+    """One connection to the server. Not for several threads at once but to post, and not across a fork."""
 
     def __init__(self, connection: AbstractConnection, shown: str, timeout_ms: int) -> None:
         self._connection = connection
@@ -114,6 +114,13 @@ class Link:
             self._write()
         except OSError as error:
             self._failure = error
+        except BaseException as error:  # a signal handler raised: nobody knows what was written
+            self.spoil(error)
+            raise
+
+    def spoil(self, error: BaseException) -> None:
+        """Have whoever uses it next find it broken."""
+        self._failure = ConnectionAbortedError(f"interrupted by {type(error).__name__}")
 
     @property
     def unsent(self) -> bool:
