@@ -35,8 +35,10 @@ class PullExecutor:
     def take(self, timeout_s: float | None) -> Delivery | None:
         """The next delivery, waiting for it; None after timeout_s, or when the consumer ends."""
         with self._condition:
-            self._condition.wait_for(lambda: self._queue or self._state.stopping, timeout_s)
-            return self._pop()
+            # Looked at by taking it: what was taken over meanwhile is not there.
+            taken: list[Delivery] = []
+            self._condition.wait_for(lambda: self._state.stopping or self._pop_into(taken), timeout_s)
+            return taken[0] if taken else self._pop()
 
     async def take_async(self, timeout_s: float | None) -> Delivery | None:
         """take() without blocking the event loop; a cancelled wait loses nothing."""
@@ -111,6 +113,12 @@ class PullExecutor:
     def close(self) -> None:
         """See Executor."""
         self.wake()
+
+    def _pop_into(self, taken: list[Delivery]) -> bool:
+        delivery = self._pop()
+        if delivery is not None:
+            taken.append(delivery)
+        return delivery is not None
 
     def _pop(self) -> Delivery | None:
         event = next_event(self._queue)

@@ -21,7 +21,7 @@ Queue: TypeAlias = deque[Held | Event]
 Finished: TypeAlias = deque[Held | Event | tuple[Event, Outcome]]
 """Entries whose one event is done, events that are done, and those that are not with what follows."""
 WAKE_S = 0.001
-"""Outcomes wait at most so long for company before the member is woken, in s."""
+"""Outcomes wait about so long for company before the member is woken, in s; longer only beside a handler that runs."""
 
 
 class MaxRunError(MillstreamError):

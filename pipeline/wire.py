@@ -32,6 +32,10 @@ from pipeline.text_codecs import encode_fields, encode_json
 _WORTH_COMPRESSING_BYTES = 256
 _LONGEST_PRODUCER = "p" * 64
 _LARGEST_NUMBER = 2**63
+_PACK_OF_ONE_BYTES = 4
+"""What an entry has beside header and body: two names, and the array that a pack of one event is."""
+_LARGEST_BARE_BYTES = 128
+"""That, and a header that says neither type, key, headers nor id."""
 _new = Event.__new__
 
 
@@ -48,9 +52,9 @@ def encode_body(event: Event, limits: Limits = DEFAULT_LIMITS) -> bytes:
     if isinstance(origin, PackedEvents) and event._data is UNREAD:
         return origin.bodies[event._index]
     body = encode_msgpack(event.data, limits)
-    size = len(body)
+    size = len(body) + _LARGEST_BARE_BYTES
     if event.type or event.key or event._headers or event._id:
-        size += len(
+        size = len(body) + _PACK_OF_ONE_BYTES + len(
             write_header(
                 SINGLE, Codec.MSGPACK, ZSTD, 1, _LONGEST_PRODUCER, _LARGEST_NUMBER, event.type, event.key,
                 MAX_TIME_MS, event.headers, event.given_id, limits,

@@ -203,18 +203,17 @@ class Receipt:
     @property
     def event_ids(self) -> list[str]:
         """The ids of the events, known before they are confirmed (those of packs by send(): once they are sent)."""
-        given = self._given or {}
-        producer = self._endings[0].producer
-        first = self._number or self._endings[0].number + self._position
-        return [given.get(i) or f"{producer}-{first + i}" for i in range(self._events)]
+        if self._position >= 0:
+            return [self.event_id]
+        given, producer = self._given or {}, self._endings[0].producer
+        return [given.get(i) or f"{producer}-{self._number + i}" for i in range(self._events)]
 
     @property
     def event_id(self) -> str:
-        """The id of the event; of send_many, the first."""
+        """The id of the event; of send_many, the first. Empty for one that is not in its pack yet."""
         ending = self._endings[0]
-        return (self._given or {}).get(
-            0
-        ) or f"{ending.producer}-{self._number or ending.number + self._position}"
+        number = self._number or (ending.number and ending.number + self._position)
+        return (self._given or {}).get(0) or (f"{ending.producer}-{number}" if number else "")
 
     @property
     def entry_ids(self) -> list[str]:

@@ -101,27 +101,24 @@ def append_command(
             values of one entry in each piece.
         entries: how many entries these are. ids: index of an entry to the event id that must not be in the stream yet.
     """
+    numbers = (number, base, options.expiry_ms, options.max_stream_entries, options.dedupe_for_ms)
     args: list[Arg] = [
-        number,
-        base,
-        options.expiry_ms,
-        options.max_stream_entries,
-        options.dedupe_for_ms,
+        *map(str, numbers),  # texts alone are packed as they are
         before if source else "",
         after if source else "",
-        int(plain),
-        entries,
+        str(int(plain)),
+        str(entries),
     ]
     names = [keys.stream, keys.producer(producer), keys.source(source) if source else keys.never]
     for index in sorted(ids):
         names.append(keys.ids(ids[index]))
-        args.append(index + 1)
+        args.append(str(index + 1))
     if plain:
         for piece in values:
             args += piece
     else:
         for piece in values:
-            args.append(len(piece))
+            args.append(str(len(piece)))
             args += piece
     return script("append").command(names, args)
 

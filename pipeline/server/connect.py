@@ -38,6 +38,17 @@ READ_BYTES = 1 << 18
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
+_TEXTS = frozenset((bytes, str))
+
+
+def _packed(command: Sequence[Arg]) -> bytes:
+    """A command in bytes. Numbers are made text here: hiredis crashes if a signal handler raises while it does that."""
+    if not _TEXTS.issuperset(map(type, command)):
+        command = [arg if isinstance(arg, bytes | str) else str(arg) for arg in command]
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
+    return packed
+
+
 class _ErrorReply(Exception):
     """An error answer as hiredis hands it over; turned into a MillstreamError before anyone sees it."""
 
@@ -107,7 +118,7 @@ class Link:
         A connection that breaks here is closed by whoever waits for the answer: that may be another thread.
         """
         self._usable()
-        packed = [hiredis.pack_command(tuple(each)) for each in commands]  # type: ignore[arg-type]
+        packed = [_packed(each) for each in commands]
         # In one piece: each system call may give the processor to the server, which then finds a part of it only.
         self._unsent.append(memoryview(b"".join(packed)))
         try:

@@ -20,7 +20,7 @@ class Script:
 
     def command(self, keys: Sequence[str], args: Sequence[Arg]) -> tuple[Arg, ...]:
         """The EVALSHA command; a server that does not know the script answers NOSCRIPT and does nothing."""
-        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+        return ("EVALSHA", self.sha, str(len(keys)), *keys, *args)
 
 
 @cache
