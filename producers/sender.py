@@ -5,13 +5,9 @@ Loses nothing that was confirmed if killed; what was not confirmed may or may no
 connection everything unconfirmed is sent again under its old numbers, which the append script knows.
 """
 
-import contextlib
-import os
-import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 
 from pipeline.backoff import RECONNECT
 from pipeline.errors import (
@@ -29,10 +25,12 @@ from pipeline.server.connect import Connector
 from producers import at_exit
 from producers.batch import Batches, Chunk, Fate, Meta, Settled
 from producers.confirm import Level
+from producers.counts import Counts
 from producers.encoder import Encoder
 from producers.exchange import LONGEST_SLEEP_MS, Exchange
 from producers.outbox import MAX_IDLE_STREAMS, Outbox
 from producers.receipt import Ending, Failures, Receipt, settle
+from producers.waker import Waker
 
 MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN", "MOVED", "CLUSTERDOWN"})
 """Refusals after which the primary is looked for anew."""
@@ -47,25 +45,6 @@ _NO_OLDER = (
 )
 
 _log = get_logger("producer")
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of the events of one producer."""
-
-    confirmed: int = 0
-    failed: int = 0
-    unknown: int = 0
-    not_reached: int = 0
-    dropped: int = 0
-    batches: int = 0
-    repeats: int = 0
-    """Batches that an earlier try had already appended."""
-    reconnects: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Name to number."""
-        return asdict(self)
 
 
 _monotonic = time.monotonic
@@ -110,7 +89,7 @@ class Sender:
         self._room_calls: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
         self._starting = False
-        self._wake_read, self._wake_write = -1, -1
+        self._waker = Waker()
         self._asleep = False
         self._inside = False
         """A send is under way in the thread that holds the lock: another one of it comes from a signal handler."""
@@ -299,7 +278,7 @@ class Sender:
         if (
             thread is None and self.outbox.events
         ):  # at the end of the process no thread can be started any more
-            self._open_wake()
+            self._waker.open()
             self._run()
         elif thread is not None and thread is not threading.current_thread():
             self.flush(timeout_ms)
@@ -321,12 +300,10 @@ class Sender:
 
     def after_fork(self, encoder: Encoder, connector: Connector) -> None:
         """Begin anew in a forked child: the thread, the connection and what was held are the parent's."""
-        held, failures, ends = self.outbox, self.failures, (self._wake_read, self._wake_write)
+        held, failures, waker = self.outbox, self.failures, self._waker
         self._exchange.disconnect()  # the child's copy of the socket: the parent's connection goes on
         self._begin(connector, encoder)
-        for end in ends:
-            if end >= 0:
-                os.close(end)
+        waker.close()
         failures.lock = threading.RLock()
         settle(held.fail_all(SendError("it was sent by the parent process, before the fork")), failures)
 
@@ -412,7 +389,7 @@ class Sender:
 
     def _start(self) -> threading.Thread | None:
         """The thread; None at the end of the process, where close() does its work."""
-        self._open_wake()
+        self._waker.open()
         thread = threading.Thread(target=self._run, name="millstream-producer", daemon=True)
         try:
             thread.start()
@@ -421,17 +398,9 @@ class Sender:
         at_exit.started()
         return thread
 
-    def _open_wake(self) -> None:
-        if self._wake_read < 0:
-            self._wake_read, self._wake_write = os.pipe()
-            os.set_blocking(self._wake_read, False)
-            os.set_blocking(self._wake_write, False)
-
     def _wake(self) -> None:
-        with self._lock:  # the thread closes the pipe as it ends: its number may then be another file's
-            if self._wake_write >= 0:
-                with contextlib.suppress(BlockingIOError):  # full: it wakes anyway
-                    os.write(self._wake_write, b"w")
+        with self._lock:  # the thread closes the pipe as it ends
+            self._waker.wake()
 
     # The thread.
 
@@ -451,9 +420,7 @@ class Sender:
         finally:
             self._exchange.disconnect()
             with self._lock:
-                ends, self._wake_read, self._wake_write = (self._wake_read, self._wake_write), -1, -1
-            for end in ends:
-                os.close(end)
+                self._waker.close()
 
     def _more(self) -> bool:
         with self._lock:
@@ -537,7 +504,7 @@ class Sender:
             due_ms = self.outbox.due_ms(now)
             self._asleep = True
         answer_by_ms = self._exchange.answer_by_ms
-        ready = self._exchange.ready(min(answer_by_ms, due_ms or answer_by_ms) - now, self._wake_read)
+        ready = self._exchange.ready(min(answer_by_ms, due_ms or answer_by_ms) - now, self._waker.read_end)
         self._awake()
         return ready
 
@@ -559,12 +526,12 @@ class Sender:
             times.append(now + min(self._exchange.connector.timeout_ms, self.options.send_timeout_ms))
         timeout_ms = min(times) - now if times else None
         if not connected:
-            poll = select.poll()
-            poll.register(self._wake_read, select.POLLIN)
-            poll.poll(None if timeout_ms is None else int(max(min(timeout_ms, LONGEST_SLEEP_MS), 0)) + 1)
+            self._waker.wait(
+                None if timeout_ms is None else int(max(min(timeout_ms, LONGEST_SLEEP_MS), 0)) + 1
+            )
             self._awake()
             return
-        ready = self._exchange.ready(timeout_ms, self._wake_read)
+        ready = self._exchange.ready(timeout_ms, self._waker.read_end)
         self._awake()
         if ready and not self._exchange.in_flight:
             # Nothing was asked, so this is the connection's end: noticed now, not by the next send.
@@ -573,8 +540,7 @@ class Sender:
     def _awake(self) -> None:
         with self._lock:  # not while another thread writes because this one sleeps
             self._asleep = False
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4_096)
+        self._waker.clear()
 
     def _expire(self) -> None:
         with self._lock:
@@ -608,19 +574,7 @@ class Sender:
         """Settle receipts, then tell those who wait for room or for the end. With the lock held."""
         if not settled:
             return
-        counts = self.counts
-        for one in settled:
-            events = sum(chunk.events for chunk in one.chunks)
-            if one.fate is Fate.CONFIRMED:
-                counts.confirmed += events
-            elif one.fate is Fate.NOT_REACHED:
-                counts.not_reached += events
-            elif one.fate is Fate.UNKNOWN:
-                counts.unknown += events
-            elif one.fate is Fate.DROPPED:
-                counts.dropped += events
-            else:
-                counts.failed += events
+        self.counts.ended(settled)
         for one in settled:
             if self._open.get(one.stream) in one.chunks:
                 del self._open[one.stream]  # it would keep its receipts from being forgotten
