@@ -169,6 +169,42 @@ def test_a_corrupt_header_meets_a_handler_with_types_as_a_dead_letter(consuming:
     assert len(consuming.dead()) == 1
 
 
+def test_a_corrupt_header_in_a_batch_is_the_only_one_that_dies(consuming: Consuming) -> None:
+    """The others of its batch did nothing wrong: they run again without it."""
+    seen: list[int] = []
+
+    @consuming.app.consumer(consuming.stream, group="g", batch=10, batch_wait="300ms")
+    def handle(events: list[Event]) -> None:
+        for event in events:
+            assert event.type == "t"
+        seen.extend(event.data for event in events)
+
+    consuming.send(*range(5), type="t")
+    bad = encode_entry(Event(5, type="t"), producer=PRODUCER, number=6)
+    consuming.send_raw([b"h", bad[1][:-1], b"b", bad[3]])
+    consuming.send(*range(6, 9), type="t")
+    with consuming.running():
+        until(lambda: len(consuming.dead()) == 1)
+        consuming.advance(60_000)
+        consuming.until_drained()
+    assert len(consuming.dead()) == 1
+    assert sorted(set(seen)) == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
+def test_an_event_with_a_corrupt_header_can_be_shown(consuming: Consuming) -> None:
+    """A log line about it must not fail in its turn."""
+    shown: list[str] = []
+
+    @consuming.app.consumer(consuming.stream, group="g")
+    def handle(event: Event) -> None:
+        shown.append(repr(event))
+
+    good = encode_entry(Event({"n": 1}, type="t"), producer=PRODUCER, number=1)
+    consuming.send_raw([b"h", good[1][:-1], b"b", good[3]])
+    consuming.run_until_drained()
+    assert shown == ["Event({'n': 1}, <corrupt header>)"]
+
+
 def test_singles_and_packs_in_turn_are_counted_right(consuming: Consuming) -> None:
     """The window reckons by what it saw lately, and is right again once an entry is looked at."""
     seen: list[int] = []

@@ -1,5 +1,7 @@
 """Chunks: sends that wait go together, and each is still its own."""
 
+import random
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -8,6 +10,7 @@ import pytest
 from pipeline.errors import BufferFull, ClosedError, SendError
 from pipeline.server.connect import Link
 from producers.producer import Producer
+from producers.receipt import Receipt
 from tests.conftest import Server
 from tests.producers.reading import datas, events
 from tests.proxy import Proxy
@@ -111,6 +114,91 @@ def test_a_closed_producer_takes_nothing_into_what_still_waits(proxy_to: Proxy, 
     proxy_to.release()
     closing.join(20)
     assert receipt.result(0).entry_id
+
+
+def test_sends_of_one_thread_stay_in_order_whichever_call_they_came_by(
+    proxy_to: Proxy, link: Link, stream: str
+) -> None:
+    """A single send joins nothing that stands before what was sent since."""
+    with Producer(proxy_to.url) as producer:
+        producer.send(stream, -1).result(5)
+        proxy_to.hold()
+        for number in range(0, 400, 4):
+            producer.send(stream, number)
+            producer.send_many(stream, [number + 1, number + 2])
+            producer.send(stream, number + 3)
+        proxy_to.release()
+    assert datas(link, stream) == list(range(-1, 400))
+
+
+def test_a_signal_handler_that_sends_elsewhere_takes_no_event_from_under_a_send(
+    server: Server, link: Link, stream: str
+) -> None:
+    """Whatever it interrupts: what is confirmed is in the stream, under the id that the receipt gives."""
+    beats: list[Receipt] = []
+    with Producer(server.address.shown) as producer:
+        for name in (stream, f"{stream}-beats"):
+            producer.send(name, 0).result(5)
+        signal.signal(signal.SIGALRM, lambda *_: beats.append(producer.send(f"{stream}-beats", len(beats))))
+        signal.setitimer(signal.ITIMER_REAL, 0.000_5, 0.000_37)
+        receipts: list[Receipt] = []
+        try:
+            while len(beats) < 1_500:
+                receipts.append(producer.send(stream, len(receipts)))
+                if len(receipts) % 7 == 0:
+                    receipts[-1].result(5)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one may be on its way still
+        producer.flush(10)
+        found = {entry_id.decode() for entry_id, _ in link.call("XRANGE", stream, "-", "+")}
+        assert {receipt.result(0).entry_id for receipt in receipts} < found
+        assert datas(link, stream) == [0, *range(len(receipts))]
+        assert link.call("XLEN", f"{stream}-beats") == 1 + len(beats)
+
+
+class Interruption(BaseException):
+    """What a signal handler raises here, as Ctrl-C raises KeyboardInterrupt."""
+
+
+def test_a_send_that_is_interrupted_leaves_the_others_in_no_doubt(
+    server: Server, link: Link, stream: str
+) -> None:
+    """At any instruction of it: those that follow are sent, and their receipts name their own entries."""
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        if armed:
+            raise Interruption
+
+    rng = random.Random("interrupted")
+    interrupted = 0
+    receipts: dict[int, Receipt] = {}
+    signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Producer(server.address.shown, send_timeout="10s") as producer:
+            producer.send(stream, -1).result(5)
+            for number in range(0, 400, 2):
+                try:
+                    armed = True
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.000_02, 0.000_15))
+                    producer.send(stream, number)
+                    armed = False
+                except Interruption:
+                    armed, interrupted = False, interrupted + 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                receipts[number + 1] = producer.send(stream, number + 1)
+                receipts[number + 1].result(10)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    assert interrupted > 20
+    found = [entry_id.decode() for entry_id, _ in link.call("XRANGE", stream, "-", "+")]
+    where = dict(zip(found, datas(link, stream), strict=True))
+    assert {number: where[receipt.entry_id] for number, receipt in receipts.items()} == {
+        number: number for number in receipts
+    }
+    assert len(set(where.values())) == len(where)
 
 
 @pytest.fixture
