@@ -127,51 +127,49 @@ class Sender:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
         given = {0: dedupe} if dedupe else None
-        wake = True  # should a signal handler raise in the midst of this
-        try:
-            with self._lock:
-                interrupts, self._inside = self._inside, True
-                try:
-                    now = _monotonic() * 1_000
-                    outbox, options = self.outbox, self.options
-                    chunk = self._open.get(stream)
-                    joins = (
-                        chunk is not None
-                        and chunk.left > 0
-                        and now < chunk.join_until_ms
-                        and chunk.loose is (meta is not None)
-                        and plain
-                        and not interrupts
-                        and not self._closing
-                        and outbox.events < options.buffer_events
-                        and outbox.bytes + size_bytes <= options.buffer_bytes
-                        and chunk.size_bytes + size_bytes <= options.batch_bytes
-                    )
-                    if not joins:
-                        chunk = self.chunk(stream, now)
-                        chunk.plain, chunk.loose = plain, meta is not None
-                    assert chunk is not None, "it is the open one or a new one"
-                    receipt = Receipt(chunk.endings, number, chunk.events, given)
-                    chunk.receipts.append(receipt)
-                    if meta is None:
-                        chunk.add(values, size_bytes, dedupe=dedupe)
-                    else:
-                        chunk.add_loose(values[0], meta, size_bytes)
-                    if joins:
-                        outbox.events += 1
-                        outbox.bytes += size_bytes
-                        if chunk.left:  # whoever takes it will find this too
-                            wake = False
-                            return receipt
-                        wake = self._set_off(outbox.stream(stream), True, False, size_bytes, now, interrupts)
-                    else:
-                        opens = plain and self._joins and not interrupts
-                        wake = self._add(stream, chunk, block_ms, interrupts, opens=opens)
-                finally:
-                    self._inside = interrupts
-        finally:
-            if wake:
-                self._wake()
+        with self._lock:
+            interrupts, self._inside = self._inside, True
+            chunk = self._open.get(stream)
+            try:
+                now = _monotonic() * 1_000
+                outbox, options = self.outbox, self.options
+                joins = (
+                    chunk is not None
+                    and chunk.left > 0
+                    and now < chunk.join_until_ms
+                    and chunk.loose is (meta is not None)
+                    and plain
+                    and not interrupts
+                    and not self._closing
+                    and outbox.events < options.buffer_events
+                    and outbox.bytes + size_bytes <= options.buffer_bytes
+                    and chunk.size_bytes + size_bytes <= options.batch_bytes
+                )
+                if not joins:
+                    chunk = self.chunk(stream, now)
+                    chunk.plain, chunk.loose = plain, meta is not None
+                assert chunk is not None, "it is the open one or a new one"
+                receipt = Receipt(chunk.endings, number, chunk.events, given)
+                chunk.receipts.append(receipt)
+                if meta is None:
+                    chunk.add(values, size_bytes, dedupe=dedupe)
+                else:
+                    chunk.add_loose(values[0], meta, size_bytes)
+                if not joins:
+                    opens = plain and self._joins and not interrupts
+                    self._add(stream, chunk, block_ms, interrupts, opens=opens)
+                    return receipt
+                outbox.events += 1
+                outbox.bytes += size_bytes
+                if not chunk.left:  # else whoever takes it will find this too
+                    self._set_off(outbox.stream(stream), True, False, size_bytes, now, interrupts)
+            except (BufferFull, ClosedError):
+                raise
+            except BaseException:
+                self._interrupted(chunk)
+                raise
+            finally:
+                self._inside = interrupts
         return receipt
 
     def chunk(self, stream: str, now: float, *, index: int = 0) -> Chunk:
@@ -185,22 +183,28 @@ class Sender:
         Raises:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
-        wake = True  # as in send()
-        try:
-            with self._lock:
-                interrupts, self._inside = self._inside, True
-                try:
-                    wake = self._add(stream, chunk, block_ms, interrupts)
-                finally:
-                    self._inside = interrupts
-        finally:
-            if wake:
-                self._wake()
+        with self._lock:
+            interrupts, self._inside = self._inside, True
+            try:
+                self._add(stream, chunk, block_ms, interrupts)
+            except (BufferFull, ClosedError):
+                raise
+            except BaseException:
+                self._interrupted(chunk)
+                raise
+            finally:
+                self._inside = interrupts
+
+    def _interrupted(self, chunk: Chunk | None) -> None:
+        """A signal handler raised in the midst of a send: nobody knows how far it came. With the lock held."""
+        if chunk is not None:
+            chunk.left = 0  # nobody joins what may be there in part
+        self._waker.wake()
 
     def _add(
         self, stream: str, chunk: Chunk, block_ms: float | None, interrupts: bool, *, opens: bool = False
-    ) -> bool:
-        """add(), and whether the thread is to be woken. With the lock held.
+    ) -> None:
+        """add(), with the lock held.
 
         Args:
             interrupts: this is a signal handler or a finalizer in the midst of another send of its own thread.
@@ -212,7 +216,7 @@ class Sender:
             room, dropped = self._make_room(chunk.events, chunk.size_bytes, 0.0 if interrupts else block_ms)
         if not room:
             self._end([*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))])
-            return False
+            return
         batches = self.outbox.stream(stream)
         had, was_full = bool(batches.waiting), batches.full
         if opens:  # before it waits: what is taken is open no more
@@ -224,7 +228,7 @@ class Sender:
             self._open[stream] = chunk
         if dropped:
             self._end(dropped)
-        return self._set_off(batches, had, was_full, chunk.size_bytes, now_ms(), interrupts)
+        self._set_off(batches, had, was_full, chunk.size_bytes, now_ms(), interrupts)
 
     def add_all(self, stream: str, chunks: list[Chunk]) -> None:
         """Queue the chunks of one receipt, in order; what finds no room is settled as failed.
@@ -353,8 +357,8 @@ class Sender:
 
     def _set_off(
         self, batches: Batches, had: bool, was_full: bool, size_bytes: int, now: float, interrupts: bool
-    ) -> bool:
-        """See that what was queued is sent; whether the thread is to be woken for it. With the lock held."""
+    ) -> None:
+        """See that what was queued is sent: by this thread, or by waking the producer's. With the lock held."""
         if self._thread is None and not self._starting:
             # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
             self._starting = True
@@ -363,7 +367,7 @@ class Sender:
             finally:
                 self._starting = False
         if not self._asleep:
-            return False
+            return
         # A stream that had something waiting is being held, or gathers until an answer comes.
         exchange = self._exchange
         if exchange.in_flight:
@@ -384,8 +388,8 @@ class Sender:
                     exchange.spoil(error)
                     raise
         if due:
-            self._asleep = False
-        return due
+            self._waker.wake()
+            self._asleep = False  # only now: should a signal handler raise before, the next send wakes it
 
     def _start(self) -> threading.Thread | None:
         """The thread; None at the end of the process, where close() does its work."""

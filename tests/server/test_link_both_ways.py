@@ -1,13 +1,14 @@
 """A link writes and reads at the same time: neither side ever waits for the other to be done."""
 
 import os
+import signal
 import threading
 
 import pytest
 
 from pipeline.errors import NotConnectedError
 from pipeline.server.connect import Link
-from tests.conftest import Server
+from tests.conftest import OwnServer, Server
 from tests.proxy import Proxy
 from tests.until import until
 
@@ -19,15 +20,23 @@ def test_more_than_both_sockets_hold_is_asked_for_in_one_go(link: Link, stream: 
     assert all(reply == body for reply in replies)
 
 
-def test_what_the_socket_does_not_take_is_written_while_the_answer_is_awaited(link: Link) -> None:
+def test_what_the_socket_does_not_take_is_written_while_the_answer_is_awaited(own_server: OwnServer) -> None:
     """post() returns at once; ready() sees to the rest."""
+    server = own_server()
+    link = server.connector().link()
     commands = [("ECHO", b"y" * 1_000_000) for _ in range(8)]
-    link.post(*commands)
-    assert link.unsent
+    os.kill(server.pid, signal.SIGSTOP)  # it reads nothing meanwhile
+    try:
+        link.post(*commands)
+        left = link.unsent
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert left
     for _ in commands:
         until(lambda: link.ready(1_000))
         assert len(link.read()) == 1_000_000
     assert not link.unsent
+    link.close()
 
 
 def test_answers_that_came_together_are_told(link: Link) -> None:
