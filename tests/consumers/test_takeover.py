@@ -83,6 +83,7 @@ def test_new_events_are_handled_while_a_backlog_is_taken_over(consuming: Consumi
     assert max(i for i, data in enumerate(order) if data >= 10_000) < len(order) - 500
 
 
+@pytest.mark.slow
 def test_a_long_run_is_renewed_while_a_backlog_is_taken_over(consuming: Consuming) -> None:
     """The sweep leaves its thread to renewals and heartbeats: another member never sees it idle."""
     runs: list[int] = []
@@ -110,6 +111,7 @@ def test_a_long_run_is_renewed_while_a_backlog_is_taken_over(consuming: Consumin
     assert (counts["taken_over_by_us"], counts["taken_over_from_us"]) == (5_000, 0)
 
 
+@pytest.mark.slow
 def test_members_share_a_backlog_that_takes_them_long(consuming: Consuming) -> None:
     """One sweeps at a time; whose window lasts for longer than a heartbeat gives the duty up."""
     seen: Counter[int] = Counter()
