@@ -67,10 +67,15 @@ class Claimer:
                 return ""
             self._passing, self._pass_started_ms, self._mark = True, now, duty.sweep_mark
             self._reader_told = False
-        until_s = time.monotonic() + SLICE_S
-        for ref in state.refs:
-            if ref not in self._done and not self._go_on(link, ref, until_s):
-                return ""
+        if not state.seeing.acquire(blocking=False):
+            return ""  # the reader looks for what it never saw: what is claimed just now would be seen twice
+        try:
+            until_s = time.monotonic() + SLICE_S
+            for ref in state.refs:
+                if ref not in self._done and not self._go_on(link, ref, until_s):
+                    return ""
+        finally:
+            state.seeing.release()
         state.again_suspects = state.again_suspects or state.splitting
         state.sweeping = state.splitting = self._passing = False
         self._done.clear()

@@ -246,24 +246,25 @@ def unseen(link: Link, state: MemberState, found: list[Held]) -> None:
 
     What was found before the link broke stands in `found` too: it is in the window, and would wait there for ever.
     """
-    for ref in state.refs:
-        start = "-"
-        while True:
-            token = state.token
-            rows = pending_of(link, ref, consumer=state.consumer, start=start)
-            with state.lock:
-                missing = [row[0] for row in rows if state.window.get(ref, row[0]) is None]
-            for entry_id, fields, deliveries in (
-                fetch_own(link, ref, state.consumer, missing) if missing else ()
-            ):
-                held = Held(ref, entry_id, fields, token=token, deliveries=deliveries, now_ms=now_ms())
+    with state.seeing:
+        for ref in state.refs:
+            start = "-"
+            while True:
+                token = state.token
+                rows = pending_of(link, ref, consumer=state.consumer, start=start)
                 with state.lock:
-                    if state.window.get(ref, entry_id) is None:
-                        state.window.add(held)
-                        found.append(held)
-            if len(rows) < MAX_IDS:
-                break
-            start = f"({rows[-1][0].decode()}"
+                    missing = [row[0] for row in rows if state.window.get(ref, row[0]) is None]
+                for entry_id, fields, deliveries in (
+                    fetch_own(link, ref, state.consumer, missing) if missing else ()
+                ):
+                    held = Held(ref, entry_id, fields, token=token, deliveries=deliveries, now_ms=now_ms())
+                    with state.lock:
+                        if state.window.get(ref, entry_id) is None:
+                            state.window.add(held)
+                            found.append(held)
+                if len(rows) < MAX_IDS:
+                    break
+                start = f"({rows[-1][0].decode()}"
 
 
 def client_id(link: Link) -> int:

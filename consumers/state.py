@@ -56,6 +56,9 @@ class MemberState:
     own_claim_after_ms: int
     consumer: str = field(default_factory=consumer_name)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    seeing: threading.Lock = field(default_factory=threading.Lock)
+    """Held by who claims, or looks for entries that are ours and were never seen: between the server's answer and the
+    window an entry is in neither, and whoever found it there would run it beside the other, or after it."""
     finished: Finished = field(default_factory=deque)
     abandoned: dict[int, Event] = field(default_factory=dict)
     """By id(): events whose outcome was decided without their handler, which ran beyond max_run. It may yet return."""
