@@ -211,8 +211,12 @@ class Sender:
             opens: others may join the chunk.
         """
         room, dropped = True, None
-        if self._closing or not self.outbox.has_room(chunk.events, chunk.size_bytes):
-            # Waiting would let the lock go, and the chunk be taken that the interrupted send is about to join.
+        # What interrupts a send does not wait: that would let the lock go, and the chunk be taken which the interrupted
+        # one is about to join. It finds room beyond the bound: one event, while no other send can go on.
+        waits = self.options.when_full == "block" and block_ms is None
+        if self._closing or not (
+            self.outbox.has_room(chunk.events, chunk.size_bytes) or (interrupts and waits)
+        ):
             room, dropped = self._make_room(chunk.events, chunk.size_bytes, 0.0 if interrupts else block_ms)
         if not room:
             self._end([*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))])

@@ -3,6 +3,7 @@
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -155,6 +156,25 @@ def test_a_signal_handler_that_sends_elsewhere_takes_no_event_from_under_a_send(
         assert {receipt.result(0).entry_id for receipt in receipts} < found
         assert datas(link, stream) == [0, *range(len(receipts))]
         assert link.call("XLEN", f"{stream}-beats") == 1 + len(beats)
+
+
+def test_a_send_that_interrupts_another_does_not_wait_for_room() -> None:
+    """Nobody could make any: it finds room for itself beyond the bound, unless full is to fail."""
+    for when_full, refused in (("block", False), ("fail", True)):
+        producer = Producer(NOWHERE, buffer_events=5, when_full=when_full, send_timeout="200ms")
+        for number in range(5):
+            producer.send("s", number)._disregard()
+        began = time.monotonic()
+        with producer._sender._lock:
+            producer._sender._inside = True  # as in the midst of a send of this thread
+            if refused:
+                with pytest.raises(BufferFull):
+                    producer.send("s", 5)
+            else:
+                producer.send("s", 5)._disregard()
+            producer._sender._inside = False
+        assert time.monotonic() - began < 1
+        producer.close(0)
 
 
 class Interruption(BaseException):
