@@ -4,7 +4,6 @@ Pure but for handing events to executors: it routes by type, keeps suspects of a
 (pipeline/ladder.py), and writes down where each event of an entry goes. Called by the reader and the duty thread.
 """
 
-import random
 import secrets
 import socket
 import threading
@@ -41,7 +40,6 @@ class Dispatch:
         self._fewer_ms = 0
         """When it last got less."""
         self._collecting = threading.Lock()
-        self._rng = random.Random()
 
     def offer(self, entries: Sequence[Held]) -> None:
         """Start the events of entries that are in the window, or decide about them without a handler."""

@@ -6,7 +6,7 @@ costs a step at either end.
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from consumers.delivery import held_of
@@ -57,6 +57,33 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Start nothing more."""
+
+
+Run: TypeAlias = tuple[Sequence[Event], float]
+"""Events that one thread or task runs together, and since when by the monotonic clock."""
+
+
+def running_of(runs: Iterable[Run], entries: Collection[Held]) -> list[Event]:
+    """The events of these entries among those that run."""
+    return [one for batch, _ in runs for one in batch if held_of(one) in entries]
+
+
+def overdue_of(
+    runs: Iterable[Run], now_s: float, spec: ConsumerSpec, abandoned: Collection[int]
+) -> list[Event]:
+    """The events that run beyond max_run, but for those that were given up."""
+    longest_s = spec.options.max_run_ms / 1_000
+    return [
+        one
+        for batch, started_s in runs
+        for one in batch
+        if now_s - started_s > longest_s and not given_up(one, abandoned)
+    ]
+
+
+def given_up(event: Event, abandoned: Collection[int]) -> bool:
+    """Whether the outcome of its handler no longer counts."""
+    return id(event) in abandoned or held_of(event).taken_over
 
 
 def batch_outcomes(

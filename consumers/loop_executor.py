@@ -22,8 +22,11 @@ from consumers.executors import (
     batch_outcomes,
     done,
     drained,
+    given_up,
     next_event,
     next_events,
+    overdue_of,
+    running_of,
 )
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
@@ -79,7 +82,7 @@ class LoopExecutor:
 
     def held_by(self, entries: Collection[Held]) -> list[Event]:
         """See Executor."""
-        return [one for batch, _ in list(self._tasks.values()) for one in batch if held_of(one) in entries]
+        return running_of(list(self._tasks.values()), entries)
 
     def give_up(self, event: Event) -> None:
         """See Executor."""
@@ -91,13 +94,7 @@ class LoopExecutor:
 
     def overdue(self, now_s: float) -> list[Event]:
         """See Executor."""
-        longest_s = self._spec.options.max_run_ms / 1_000
-        return [
-            one
-            for batch, started_s in list(self._tasks.values())
-            for one in batch
-            if now_s - started_s > longest_s and not self._given_up(one)
-        ]
+        return overdue_of(list(self._tasks.values()), now_s, self._spec, self._abandoned)
 
     def exhausted(self) -> bool:
         """See Executor. Only handlers that swallow their cancellation, or block the loop, can get here."""
@@ -117,7 +114,7 @@ class LoopExecutor:
         self._closed = True
 
     def _given_up(self, event: Event) -> bool:
-        return id(event) in self._abandoned or held_of(event).taken_over
+        return given_up(event, self._abandoned)
 
     def _cancel(self, task: _Task, batch: Sequence[Event], why: str) -> None:
         run = self._tasks.get(task)

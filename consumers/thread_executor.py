@@ -17,8 +17,11 @@ from consumers.executors import (
     batch_outcomes,
     done,
     drained,
+    given_up,
     next_event,
     next_events,
+    overdue_of,
+    running_of,
 )
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
@@ -101,20 +104,14 @@ class ThreadExecutor:
 
     def held_by(self, entries: Collection[Held]) -> list[Event]:
         """See Executor."""
-        return [one for batch, _ in self._runs() for one in batch if held_of(one) in entries]
+        return running_of(self._runs(), entries)
 
     def give_up(self, event: Event) -> None:
         """See Executor. A thread cannot be stopped: its slot is lost until the handler returns."""
 
     def overdue(self, now_s: float) -> list[Event]:
         """See Executor."""
-        longest_s = self._spec.options.max_run_ms / 1_000
-        return [
-            one
-            for batch, started_s in self._runs()
-            for one in batch
-            if now_s - started_s > longest_s and not self._given_up(one)
-        ]
+        return overdue_of(self._runs(), now_s, self._spec, self._abandoned)
 
     def exhausted(self) -> bool:
         """See Executor."""
@@ -140,7 +137,7 @@ class ThreadExecutor:
         return [run for run in list(self._running) if run is not None]
 
     def _given_up(self, event: Event) -> bool:
-        return id(event) in self._abandoned or held_of(event).taken_over
+        return given_up(event, self._abandoned)
 
     def _work(self, seat: _Seat) -> None:
         spec, handler, queue, finished = self._spec, self._spec.handler, self._queue, self._finished

@@ -28,7 +28,7 @@ class Held(Arrival):
     """One entry that is pending with us: read or taken, not yet settled."""
 
     __slots__ = (
-        "again", "deliveries", "events", "held_ms", "limit", "moves", "ref", "renewed_ms", "returning",
+        "again", "deliveries", "events", "limit", "moves", "ref", "renewed_ms", "returning",
         "size", "taken_over", "token", "unfinished", "verdict",
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ class Held(Arrival):
         self.token = token
         """The claims token known before the read (or the check) that made it ours."""
         self.deliveries = deliveries
-        self.held_ms = self.renewed_ms = now_ms
+        self.renewed_ms = now_ms
         self.again: Again | None = None
         self.events = 1
         """Events in it that count against the window."""
@@ -90,7 +90,7 @@ class Held(Arrival):
             held.ref = ref
             held.size = len(held.head) + len(held.body) + 2
             held.token = token
-            held.held_ms = held.renewed_ms = now_ms
+            held.renewed_ms = now_ms
             held.moves = ()
             held.returning = held.taken_over = False
             read.append(held)
