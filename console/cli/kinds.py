@@ -24,7 +24,7 @@ class WrongValue(click.BadParameter):
         return self.message
 
 
-class _Checked(click.ParamType):  # type: ignore[type-arg] # generic since click 8.5 only
+class Checked(click.ParamType):  # type: ignore[type-arg] # generic since click 8.5 only
     """A kind whose check raises UsageError."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -38,7 +38,7 @@ class _Checked(click.ParamType):  # type: ignore[type-arg] # generic since click
         raise NotImplementedError
 
 
-class StreamName(_Checked):
+class StreamName(Checked):
     """A stream's name."""
 
     name = "stream"
@@ -47,7 +47,7 @@ class StreamName(_Checked):
         return check_stream_name(value)
 
 
-class Name(_Checked):
+class Name(Checked):
     """A group's or consumer's name."""
 
     name = "name"
@@ -59,7 +59,7 @@ class Name(_Checked):
         return check_name(self.what, value)
 
 
-class Position(_Checked):
+class Position(Checked):
     """A position, kept as written: what -15m means depends on the server's clock. With ago, 15m is -15m."""
 
     name = "position"
@@ -75,7 +75,7 @@ class Position(_Checked):
         return word
 
 
-class Milliseconds(_Checked):
+class Milliseconds(Checked):
     """A duration, as ms."""
 
     name = "duration"
@@ -84,7 +84,7 @@ class Milliseconds(_Checked):
         return value if isinstance(value, int) else duration_ms(value, option)
 
 
-class Bytes(_Checked):
+class Bytes(Checked):
     """A size, as bytes."""
 
     name = "size"
