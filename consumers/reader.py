@@ -7,7 +7,8 @@ pending and is taken over.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from consumers.claimer import smaller_share
@@ -70,11 +71,7 @@ class Reader:
             NoSuchGroupError: the group is lost; join again, then run with the same link or another.
             NotConnectedError: the link broke; run with another. Other errors: what the server refused.
         """
-        try:
-            self._state.reader_client = client_id(link)
-            self._see_unseen(link)
-            # A half-open connection may still have waited at the server, and been given entries it cannot deliver.
-            self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
+        with self.over(link):
             while not self._state.stopping:
                 if self._recheck_due():
                     self._recheck_ms = 0
@@ -82,6 +79,16 @@ class Reader:
                     self._see_unseen(link)
                 self.run_once(link)
             self._land_all(link)
+
+    @contextmanager
+    def over(self, link: Link) -> Iterator[None]:
+        """What run() does before its first step over this link, and after its last, whatever ends it."""
+        try:
+            self._state.reader_client = client_id(link)
+            self._see_unseen(link)
+            # A half-open connection may still have waited at the server, and been given entries it cannot deliver.
+            self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
+            yield
         except NotConnectedError:
             raise
         except MillstreamError:
