@@ -106,15 +106,19 @@ def scaled(request: pytest.FixtureRequest) -> Callable[[int], int]:
 
 @contextlib.contextmanager
 def started(
-    *, fsync: str = "everysec", port: int | None = None, folder: Path | None = None
+    *,
+    fsync: str = "everysec",
+    port: int | None = None,
+    folder: Path | None = None,
+    binary: str | None = BINARY,
 ) -> Iterator[Server]:
     """A server with a data folder of its own, which is removed afterwards."""
     own = Path(folder or tempfile.mkdtemp(prefix="millstream-test-"))
-    query = f"?fsync={fsync}" + (f"&server={quote(BINARY)}" if BINARY else "")
+    query = f"?fsync={fsync}" + (f"&server={quote(binary)}" if binary else "")
     url = f"embedded://{quote(str(own))}{query}"
     assert locate(url).folder == str(own)
     embedded = EmbeddedServer.acquire(
-        own, fsync="always" if fsync == "always" else "everysec", port=port, binary=BINARY
+        own, fsync="always" if fsync == "always" else "everysec", port=port, binary=binary
     )
     try:
         yield Server(url, embedded)
