@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 
 from consumers.delivery import held_of
-from consumers.executors import Executor, MaxRunError
+from consumers.executors import Executor
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec, takes_type
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields, read_again, retry_body
-from pipeline.errors import DecodeError, UnknownFormatError
+from pipeline.errors import DecodeError, MaxRunError, UnknownFormatError
 from pipeline.event import Event
 from pipeline.ladder import MAX_CRASHES, company
 from pipeline.outcome import DONE, HAND_BACK, Kind, Outcome, after_failure
@@ -333,7 +333,7 @@ class Dispatch:
         letter = DeadLetter(
             reason=outcome.reason,
             error=outcome.error,
-            message=outcome.reason,
+            message=outcome.message or outcome.reason,
             traceback=outcome.traceback,
             attempts=held.attempt if outcome.error != "WorkerKilled" else held.attempt - 1,
             crashes=held.crashes,

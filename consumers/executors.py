@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from consumers.delivery import held_of
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
-from pipeline.errors import DecodeError, MillstreamError
+from pipeline.errors import DecodeError
 from pipeline.event import Event
 from pipeline.outcome import Later, Outcome, Outcomes, after_failure
 
@@ -22,10 +22,6 @@ Finished: TypeAlias = deque[Held | Event | tuple[Event, Outcome]]
 """Entries whose one event is done, events that are done, and those that are not with what follows."""
 WAKE_S = 0.001
 """Outcomes wait about so long for company before the member is woken, in s; longer only beside a handler that runs."""
-
-
-class MaxRunError(MillstreamError):
-    """The handler ran beyond max_run: the attempt failed."""
 
 
 class Executor(Protocol):

@@ -75,6 +75,10 @@ class UnknownFormatError(MillstreamError):
     """The entry was written in a format this version does not know: released for a newer member, never dead."""
 
 
+class MaxRunError(MillstreamError):
+    """A handler ran beyond max_run: the attempt failed."""
+
+
 class BufferFull(MillstreamError):
     """The producer's buffer is full and its policy is to fail, or blocking took too long. Nothing was queued."""
 

@@ -4,14 +4,17 @@ What people type ("30s", "16MB") is turned into integers (ms, bytes) by the `of(
 the fields themselves hold integers, named by their unit.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline.backoff import Backoff
 from pipeline.errors import UsageError
 from pipeline.position import position_id
 from pipeline.units import Duration, duration_ms, show_duration, size_bytes
 
+Exceptions: TypeAlias = type[BaseException] | Collection[type[BaseException]]
+"""An exception class, or several."""
 EXECUTORS = ("threads", "inline")
 FULL_POLICIES = ("block", "fail", "drop_oldest")
 CODECS = ("msgpack", "json", "fields")
@@ -28,7 +31,13 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Retry:
-    """How often and when a failed event runs again: `Retry(attempts=5, initial="1s", longest="1m", jitter=1.0)`.
+    """How often, when and after which exceptions a failed event runs again.
+
+    Example:
+        Retry(attempts=5, initial="1s", longest="1m", factor=2, jitter=1.0)     # what holds if nothing is said
+        Retry.fixed("10s", attempts=3)
+        Retry(give_up_on=(KeyError, ValidationError))                           # these are dead letters at once
+        Retry(retry_on=ConnectionError)                                         # all others are
 
     Raises:
         UsageError: an option out of range.
@@ -37,22 +46,80 @@ class Retry:
     attempts: int
     """Runs in total, the first included; 1 means no retry. Default 5."""
     backoff: Backoff
-    """Waits between runs: `initial` (1 s) doubling up to `longest` (1 min), with full jitter."""
+    """Waits between runs: `initial` (1 s), each `factor` (2) times the one before, up to `longest` (1 min), with full
+    jitter."""
+    retry_on: tuple[type[BaseException], ...] | None
+    """Only these exceptions are retried, subclasses included; all others are dead letters at once. None: all are."""
+    give_up_on: tuple[type[BaseException], ...]
+    """These exceptions are dead letters at once, subclasses included, also where retry_on would take them."""
 
     def __init__(
-        self, attempts: int = 5, initial: Duration = "1s", longest: Duration = "1m", jitter: float = 1.0
+        self,
+        attempts: int = 5,
+        initial: Duration = "1s",
+        longest: Duration = "1m",
+        jitter: float = 1.0,
+        *,
+        factor: float = 2.0,
+        retry_on: Exceptions | None = None,
+        give_up_on: Exceptions = (),
     ) -> None:
         _check(
             isinstance(attempts, int) and attempts >= 1,
             f"attempts={attempts!r}: at least 1, the first run (Retry)",
         )
         _check(0 <= jitter <= 1, f"jitter={jitter!r}: between 0 (none) and 1 (full) (Retry)")
+        _check(1 <= factor <= 100, f"factor={factor!r}: between 1 (always the same wait) and 100 (Retry)")
         initial_ms, longest_ms = duration_ms(initial, "initial"), duration_ms(longest, "longest")
         _check(initial_ms <= longest_ms, f"initial={initial!r} is longer than longest={longest!r} (Retry)")
+        backoff = Backoff(initial_ms=initial_ms, longest_ms=longest_ms, jitter=jitter, factor=factor)
         object.__setattr__(self, "attempts", attempts)
-        object.__setattr__(
-            self, "backoff", Backoff(initial_ms=initial_ms, longest_ms=longest_ms, jitter=jitter)
-        )
+        object.__setattr__(self, "backoff", backoff)
+        object.__setattr__(self, "retry_on", None if retry_on is None else _classes(retry_on, "retry_on"))
+        object.__setattr__(self, "give_up_on", _classes(give_up_on, "give_up_on"))
+        _check(self.retry_on != (), "retry_on=(): names no exception; attempts=1 means no retry (Retry)")
+        for one in self.retry_on or ():
+            _check(
+                not issubclass(one, self.give_up_on),
+                f"retry_on={one.__name__}: give_up_on names it or a class above it, so it is never retried (Retry)",
+            )
+
+    @classmethod
+    def fixed(
+        cls,
+        wait: Duration,
+        attempts: int = 5,
+        *,
+        jitter: float = 0.0,
+        retry_on: Exceptions | None = None,
+        give_up_on: Exceptions = (),
+    ) -> "Retry":
+        """The same wait before every run: `Retry.fixed("10s", attempts=3)`.
+
+        Raises:
+            UsageError: an option out of range.
+        """
+        return cls(attempts, wait, wait, jitter, factor=1, retry_on=retry_on, give_up_on=give_up_on)
+
+    def refusal(self, error: BaseException) -> str:
+        """Why this exception is not retried, as the beginning of a sentence; empty if it is, attempts permitting."""
+        name = type(error).__name__
+        if isinstance(error, self.give_up_on):
+            return f"{name} is given up on (give_up_on)"
+        if self.retry_on is not None and not isinstance(error, self.retry_on):
+            return f"{name} is not retried (retry_on)"
+        return ""
+
+
+def _classes(given: Exceptions, name: str) -> tuple[type[BaseException], ...]:
+    """One exception class, or several, as a tuple."""
+    classes = (given,) if isinstance(given, type) else given
+    _check(
+        isinstance(classes, Collection)
+        and all(isinstance(one, type) and issubclass(one, BaseException) for one in classes),
+        f"{name}={given!r}: an exception class, or several (Retry)",
+    )
+    return tuple(classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,8 @@ class Outcome:
     """For DEAD: why, in words. For RETRY: the error's message."""
     error: str = ""
     """Name of the exception's class."""
+    message: str = ""
+    """What the exception says."""
     traceback: str = field(default="", repr=False)
 
 
@@ -67,16 +69,29 @@ def after_failure(
     """What follows from the exception that run number `attempt` (1 is the first) of a handler raised."""
     if isinstance(error, Later):
         return Outcome(Kind.LATER, delay_ms=error.delay_ms, reason=str(error))
-    name, trace = type(error).__name__, show_traceback(error)
+    name, trace, message = type(error).__name__, show_traceback(error), _message(error)
+
+    def outcome(kind: Kind, reason: str, delay_ms: int = 0) -> Outcome:
+        return Outcome(kind, delay_ms, reason, name, message, trace)
+
     if isinstance(error, Reject):
-        return Outcome(Kind.DEAD, reason=error.reason, error=name, traceback=trace)
-    message = str(error) or name
+        return outcome(Kind.DEAD, error.reason)
     if isinstance(error, DecodeError):
-        return Outcome(Kind.DEAD, reason=f"cannot be decoded: {message}", error=name, traceback=trace)
+        return outcome(Kind.DEAD, f"cannot be decoded: {message}")
+    refusal = retry.refusal(error)
+    if refusal:
+        return outcome(Kind.DEAD, f"{refusal}: {message}")
     if attempt >= retry.attempts:
-        return Outcome(Kind.DEAD, reason=message, error=name, traceback=trace)
-    delay_ms = retry.backoff.wait_ms(attempt, rng)
-    return Outcome(Kind.RETRY, delay_ms=delay_ms, reason=message, error=name, traceback=trace)
+        return outcome(Kind.DEAD, message)
+    return outcome(Kind.RETRY, message, retry.backoff.wait_ms(attempt, rng))
+
+
+def _message(error: BaseException) -> str:
+    """What an exception says; the name of its class where it says nothing, or cannot."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception as problem:  # noqa: BLE001 - somebody else's __str__ must not cost the event its outcome
+        return f"{type(error).__name__} (its text cannot be had: {type(problem).__name__})"
 
 
 def show_traceback(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """Retry: what becomes of events that fail, are put off, cannot be read, or were written by something else."""
 
 import threading
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -8,7 +10,7 @@ from consumers.delivery import Delivery
 from pipeline.codec import Codec
 from pipeline.event import Event
 from pipeline.options import Retry
-from pipeline.outcome import Later
+from pipeline.outcome import Later, Outcomes, Reject
 from pipeline.wire import decode_entry, encode_entry
 from tests.consuming import PRODUCER, Consuming, total
 from tests.until import until
@@ -219,6 +221,64 @@ def test_what_a_handler_does_to_its_event_does_not_show_in_the_retry(consuming: 
     consuming.send({"n": 1})
     consuming.run_until_drained()
     assert datas == [{"n": 1}] * 3
+
+
+class Unavailable(ConnectionError):
+    """A subclass of what is retried."""
+
+
+FAILURES: dict[str, Exception] = {
+    "retried": Unavailable("down"),
+    "not named": ValueError("bad"),
+    "given up": ConnectionRefusedError("refused"),
+    "rejected": Reject("no"),
+}
+CHOOSY = Retry(2, 0, 0, retry_on=ConnectionError, give_up_on=ConnectionRefusedError)
+REASONS = {
+    "retried": ("down", 2),
+    "not named": ("ValueError is not retried (retry_on): bad", 1),
+    "given up": ("ConnectionRefusedError is given up on (give_up_on): refused", 1),
+    "rejected": ("no", 1),
+}
+
+
+def handlers(runs: Counter[str]) -> dict[str, Callable[..., object]]:
+    """The three kinds of handlers, each failing by what the event says."""
+
+    def plain(event: Event) -> None:
+        runs[event.data] += 1
+        if event.data in FAILURES:
+            raise FAILURES[event.data]
+
+    async def on_the_loop(event: Event) -> None:
+        plain(event)
+
+    def batch(events: list[Event]) -> Outcomes:
+        outcomes = Outcomes()
+        for index, event in enumerate(events):
+            try:
+                plain(event)
+            except Exception as error:  # noqa: BLE001 - told apart by Retry
+                outcomes.fail(index, error)
+        return outcomes
+
+    return {"plain": plain, "async": on_the_loop, "batch": batch}
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "batch"])
+def test_what_is_not_to_be_retried_is_a_dead_letter_at_once(consuming: Consuming, kind: str) -> None:
+    """By the class of the exception, subclasses included; the reason says which option decided."""
+    runs: Counter[str] = Counter()
+    options = {"batch": 10} if kind == "batch" else {}
+    consuming.app.consumer(consuming.stream, group="g", retry=CHOOSY, **options)(handlers(runs)[kind])  # type: ignore[arg-type]
+    consuming.send("fine")
+    consuming.send(*FAILURES)
+    consuming.send_pack([*FAILURES, "fine"])
+    consuming.run_until_drained()
+    assert runs == {"fine": 2, **{name: 2 * attempts for name, (_, attempts) in REASONS.items()}}
+    found = Counter((letter.reason, letter.attempts) for letter, _ in consuming.dead())
+    assert found == Counter(dict.fromkeys(REASONS.values(), 2))
+    assert {letter.message for letter, _ in consuming.dead()} == {"down", "bad", "refused", "no"}
 
 
 def test_a_foreign_entry_is_an_event(consuming: Consuming) -> None:

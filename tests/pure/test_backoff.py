@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,12 +11,12 @@ from pipeline.backoff import RECONNECT, Backoff
 MS = st.integers(0, 10**9)
 
 
-@given(MS, MS, st.floats(0, 1), st.integers(-5, 10**6), st.integers())
+@given(MS, MS, st.floats(0, 1), st.floats(1, 100), st.integers(-5, 10**6), st.integers())
 def test_a_wait_stays_within_its_bounds(
-    initial: int, longest: int, jitter: float, attempt: int, seed: int
+    initial: int, longest: int, jitter: float, factor: float, attempt: int, seed: int
 ) -> None:
     """For any attempt, also absurd ones."""
-    backoff = Backoff(initial_ms=initial, longest_ms=longest, jitter=jitter)
+    backoff = Backoff(initial_ms=initial, longest_ms=longest, jitter=jitter, factor=factor)
     assert 0 <= backoff.wait_ms(attempt, random.Random(seed)) <= longest
 
 
@@ -24,6 +25,16 @@ def test_without_jitter_waits_double_up_to_the_longest(initial: int, attempt: in
     """And then stay there."""
     backoff = Backoff(initial_ms=initial, longest_ms=10**9, jitter=0)
     assert backoff.wait_ms(attempt) == min(initial * 2 ** (attempt - 1), 10**9)
+
+
+@pytest.mark.parametrize(
+    ("factor", "waits"),
+    [(1, [100, 100, 100, 100]), (1.5, [100, 150, 225, 338]), (10, [100, 1_000, 2_000, 2_000])],
+)
+def test_waits_grow_by_the_factor(factor: float, waits: list[int]) -> None:
+    """1 keeps them all the same."""
+    backoff = Backoff(initial_ms=100, longest_ms=2_000, jitter=0, factor=factor)
+    assert [backoff.wait_ms(attempt) for attempt in (1, 2, 3, 4)] == waits
 
 
 def test_full_jitter_spreads_over_all_of_it() -> None:

@@ -74,12 +74,34 @@ def test_an_unknown_option_is_told_what_there_is() -> None:
         {"initial": "2m"},
         {"initial": "x"},
         {"longest": -1},
+        {"factor": 0.5},
+        {"factor": 101},
+        {"retry_on": ()},
+        {"retry_on": "ValueError"},
+        {"retry_on": [ValueError, "KeyError"]},
+        {"give_up_on": int},
+        {"give_up_on": ValueError("an instance")},
+        {"retry_on": KeyError, "give_up_on": LookupError},
     ],
 )
 def test_a_retry_that_cannot_be_is_refused(given: dict[str, object]) -> None:
     """At least one attempt; jitter is a share; initial is not above longest."""
     with pytest.raises(UsageError):
         Retry(**given)  # type: ignore[arg-type]
+
+
+def test_a_retry_that_contradicts_itself_says_so() -> None:
+    """What give_up_on takes is never retried; the other way round is an exception to the rule."""
+    with pytest.raises(UsageError, match="retry_on=KeyError: give_up_on names it or a class above it"):
+        Retry(retry_on=(OSError, KeyError), give_up_on=LookupError)
+    assert Retry(retry_on=LookupError, give_up_on=KeyError).refusal(KeyError()) != ""
+
+
+def test_a_fixed_retry_waits_the_same_every_time() -> None:
+    """And takes what the other takes."""
+    retry = Retry.fixed("10s", attempts=3, give_up_on=ValueError)
+    assert [retry.backoff.wait_ms(attempt) for attempt in range(1, 9)] == [10_000] * 8
+    assert (retry.attempts, retry.give_up_on) == (3, (ValueError,))
 
 
 def test_options_do_not_change() -> None:

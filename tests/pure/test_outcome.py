@@ -59,6 +59,52 @@ def test_an_error_without_words_goes_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (ConnectionError("reset"), Kind.RETRY, "reset"),
+        (ConnectionResetError("reset"), Kind.RETRY, "reset"),  # a kind of ConnectionError
+        (ValueError("bad"), Kind.DEAD, "ValueError is not retried (retry_on): bad"),
+        (FileNotFoundError("gone"), Kind.DEAD, "FileNotFoundError is given up on (give_up_on): gone"),
+        (Reject("no"), Kind.DEAD, "no"),
+        (Later("1s"), Kind.LATER, "later, in 1s"),
+        (DecodeError("cut"), Kind.DEAD, "cannot be decoded: cut"),
+    ],
+)
+def test_exceptions_decide_whether_there_is_another_run(
+    error: BaseException, kind: Kind, reason: str
+) -> None:
+    """Named or a subclass of one named; what a handler says by Reject and Later holds whatever is named."""
+    retry = Retry(retry_on=(ConnectionError, OSError), give_up_on=FileNotFoundError)
+    outcome = after_failure(error, 1, retry)
+    assert (outcome.kind, outcome.reason) == (kind, reason)
+
+
+def test_give_up_on_alone_leaves_all_others_to_be_retried() -> None:
+    """LookupError takes KeyError with it."""
+    retry = Retry(give_up_on=[LookupError])
+    assert after_failure(KeyError("x"), 1, retry).kind is Kind.DEAD
+    assert after_failure(ValueError("x"), 1, retry).kind is Kind.RETRY
+
+
+def test_what_is_retried_still_has_its_last_attempt() -> None:
+    """retry_on gives nothing more than `attempts`; the reason is then the error's own."""
+    outcome = after_failure(OSError("down"), 3, Retry(3, retry_on=OSError))
+    assert (outcome.kind, outcome.reason, outcome.message) == (Kind.DEAD, "down", "down")
+
+
+def test_an_error_that_cannot_say_what_it_is_has_an_outcome_all_the_same() -> None:
+    """Its __str__ raises: the event is retried under the name of its class."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    outcome = after_failure(Mute(), 1, NO_JITTER)
+    assert outcome.kind is Kind.RETRY
+    assert outcome.reason == "Mute (its text cannot be had: RuntimeError)"
+
+
+@pytest.mark.parametrize(
     ("delay", "ms"), [("5m", 300_000), (2, 2_000), (timedelta(hours=1), 3_600_000), (0, 0)]
 )
 def test_later_takes_any_duration(delay: str | int | timedelta, ms: int) -> None:
