@@ -8,6 +8,7 @@ from pipeline.errors import UsageError
 from pipeline.event import Event
 from pipeline.outcome import DONE, Later, Outcome, Reject, after_failure
 from pipeline.position import parse_entry_id
+from pipeline.replayed import WORD
 from pipeline.units import Duration
 
 
@@ -85,8 +86,8 @@ class Delivery:
 
     @property
     def replayed(self) -> bool:
-        """Whether somebody replayed this event; its retries say so too."""
-        return self.held.again is not None and self.held.again.why.startswith("replay")
+        """Whether somebody replayed this event; its retries say so too. Its headers say more: replay-id, -time, -of."""
+        return self.held.again is not None and self.held.again.why.startswith(WORD)
 
     @property
     def taken_over(self) -> bool:

@@ -20,6 +20,7 @@ from pipeline.errors import DecodeError, MaxRunError, UnknownFormatError
 from pipeline.event import Event
 from pipeline.ladder import MAX_CRASHES, company
 from pipeline.outcome import DONE, HAND_BACK, Kind, Outcome, after_failure
+from pipeline.replayed import WORD, read_replayed
 from pipeline.server.groups import Move
 from pipeline.wire import encode_again
 
@@ -201,6 +202,9 @@ class Dispatch:
                     raise DecodeError("an entry of the group's own stream lacks its envelope")
                 held.set_fields(fields)
                 held.first_id = held.again.entry_id.encode()
+                replayed = read_replayed(held.again.why)
+                if replayed is not None:
+                    held.add_headers(replayed.headers)
             if held.crashes >= MAX_CRASHES:
                 reason = (
                     f"killed its worker: {held.crashes} runs ended without an outcome, the last one alone"
@@ -315,7 +319,7 @@ class Dispatch:
 
     def _again(self, held: Held, index: int, runs: int, why: str) -> Again:
         before = held.again
-        replayed = before is not None and before.why.startswith("replay")
+        replayed = before is not None and before.why.startswith(WORD)
         return Again(
             runs=runs,
             crashes=held.crashes,
@@ -345,6 +349,7 @@ class Dispatch:
             stream=before.stream if before else held.ref.keys.stream,
             entry_id=held.shown_id,
             index=before.index if before else index,
+            replay=before.why if before and before.why.startswith(WORD) else "",
         )
         self._state.say.warning(
             f"dead {outcome.error}",

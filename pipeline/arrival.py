@@ -4,7 +4,7 @@ A handler that looks at little costs little: the first bytes of the header say h
 version can read them. What is wrong further on is found when it is looked at, and is a DecodeError then. Pure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.codec import Codec, decode_items, decode_msgpack
@@ -134,6 +134,19 @@ class Arrival:
     def rewritten(self, index: int) -> list[bytes]:
         """See Origin."""
         return encode_again(self._decoded().events[index])
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Have its one event carry these headers too, as whoever looks at it sees it; written again, it lacks them.
+
+        Raises:
+            DecodeError, UnknownFormatError: as event_count().
+        """
+        if self.count:
+            *before, own, event_id = self._read_header()
+            self._header = (*before, (*own, *headers.items()), event_id)  # type: ignore[assignment]
+        else:
+            for event in self._decoded().events:
+                event._headers = {**event.headers, **headers}
 
     def check(self) -> None:
         """Decode it as a whole.

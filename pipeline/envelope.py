@@ -43,7 +43,7 @@ class Again:
     first_failed_ms: int = 0
     """When it first failed, in ms since 1970; 0: it did not."""
     why: str = ""
-    """Why it runs again: retry, split, handed back, replay."""
+    """Why it runs again: retry, split, handed back; of a replayed event, and its retries, Replayed.why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +75,12 @@ class DeadLetter:
     """Its entry id there."""
     index: int = 0
     """Which event of that entry it is, from 0."""
+    replay: str = ""
+    """By which replay it ran (Replayed.why); empty where it was not replayed."""
 
 
 _CUT_BYTES = {"reason": _REASON_BYTES, "message": _REASON_BYTES, "traceback": _TRACEBACK_BYTES}
-_TEXTS = frozenset("reason error message traceback host consumer group stream entry_id".split())
+_TEXTS = frozenset("reason error message traceback host consumer group stream entry_id replay".split())
 _LETTER_FIELDS = tuple(DeadLetter.__dataclass_fields__)
 
 
@@ -124,6 +126,8 @@ def dead_fields(letter: DeadLetter, fields: Sequence[bytes]) -> list[bytes]:
     envelope: dict[str, Any] = {"version": VERSION}
     for name in _LETTER_FIELDS:
         value = getattr(letter, name)
+        if name == "replay" and not value:
+            continue  # most were not
         if name in _TEXTS:
             value = _cut(value, _CUT_BYTES.get(name, _NAME_BYTES), keep_end=name == "traceback")
         envelope[name] = value

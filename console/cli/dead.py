@@ -41,6 +41,7 @@ _FACTS = (
     Column("stream", "stream"),
     Column("entry_id", "entry"),
     Column("index", "event in entry", as_count),
+    Column("replay", "replayed by"),
 )
 
 
@@ -165,5 +166,5 @@ def _row(entry: RawEntry) -> dict[str, Any]:
 
 
 def _letter_facts(letter: DeadLetter | None) -> dict[str, Any]:
-    names = "error message traceback first_failed_ms last_failed_ms host consumer group stream index".split()
+    names = "error message traceback first_failed_ms last_failed_ms host consumer group stream index replay".split()
     return {name: getattr(letter, name) for name in names} if letter else {}
