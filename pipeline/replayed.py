@@ -11,7 +11,7 @@ from pipeline.header import MAX_TIME_MS
 
 WORD = "replay"
 """Again.why of a replayed event begins so, and of no other."""
-_WHY = re.compile(r"replay ([0-9a-f]{1,32}) ([0-9]{1,15}) (again|once) (.*)", re.DOTALL)
+_WHY = re.compile(r"replay (again|once) ([0-9a-f]{1,32}) ([0-9]{1,15}) (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Replayed:
     @property
     def why(self) -> str:
         """The text for Again.why."""
-        return f"{WORD} {self.id} {self.at_ms} {'again' if self.again else 'once'} {self.what}"
+        return f"{WORD} {'again' if self.again else 'once'} {self.id} {self.at_ms} {self.what}"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -45,4 +45,4 @@ def read_replayed(why: str) -> Replayed | None:
     match = _WHY.fullmatch(why)
     if match is None:
         return None
-    return Replayed(id=match[1], at_ms=int(match[2]), again=match[3] == "again", what=match[4])
+    return Replayed(id=match[2], at_ms=int(match[3]), again=match[1] == "again", what=match[4])

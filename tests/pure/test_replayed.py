@@ -22,7 +22,7 @@ def test_it_comes_back_as_it_was(again: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["", "retry", "split", "replay", "replay 00ff now once x", "replay xyz 1 once x"]
+    "why", ["", "retry", "split", "replay", "replay once 00ff now x", "replay 1 xyz once x"]
 )
 def test_other_reasons_are_no_replay(why: str) -> None:
     """None, and no error."""
