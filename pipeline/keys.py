@@ -99,6 +99,10 @@ class StreamKeys:
         """String, expiring: the entry id of an event sent with `id=`."""
         return f"{self.prefix}ids:{escape(event_id)}"
 
+    def done(self, group: str, once_id: str) -> str:
+        """String, expiring: the group has done this event (`once=`); the id is what replayed.once_id() gives."""
+        return f"{self.prefix}done:{escape(group)}:{escape(once_id)}"
+
     def members(self, group: str) -> str:
         """Hash: live members of the group with their claim_after and heartbeat time."""
         return f"{self.prefix}members:{escape(group)}"

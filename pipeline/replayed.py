@@ -46,3 +46,12 @@ def read_replayed(why: str) -> Replayed | None:
     if match is None:
         return None
     return Replayed(id=match[2], at_ms=int(match[3]), again=match[1] == "again", what=match[4])
+
+
+def once_id(event_id: str, why: str) -> str:
+    """What an event goes by where something is done once for it: its id; with `again`, the replay's behind it.
+
+    So such a replay does it once more, and once only, however often one of its runs is repeated.
+    """
+    replayed = read_replayed(why)
+    return f"{event_id}:{replayed.id}" if replayed is not None and replayed.again else event_id

@@ -6,7 +6,7 @@ from pipeline.arrival import Arrival
 from pipeline.codec import Codec
 from pipeline.envelope import Again, again_fields, read_again
 from pipeline.event import Event
-from pipeline.replayed import Replayed, read_replayed
+from pipeline.replayed import Replayed, once_id, read_replayed
 from pipeline.wire import decode_entry, encode_again, encode_entry
 
 REPLAY = Replayed(id="00ff", at_ms=1_700_000_000_123, again=False, what="range 1-0 to 2-5, type order.*")
@@ -58,3 +58,11 @@ def test_an_arrival_carries_them_beside_its_own(codec: Codec | None) -> None:
     again = decode_entry(b"8-8", encode_again(event), origin=b"1-0").events[0]
     assert again.headers == own
     assert again.id == event.id
+
+
+@pytest.mark.parametrize(("again", "goes_by"), [(False, "e-1"), (True, "e-1:5f3a")])
+def test_what_is_done_once_is_done_once_more_by_a_replay_that_asks_for_it(again: bool, goes_by: str) -> None:
+    """By an id of its own: a repeated run of that replay does it no third time."""
+    replayed = Replayed(id="5f3a", at_ms=1, again=again, what="dead letters")
+    assert once_id("e-1", replayed.why) == goes_by
+    assert once_id("e-1", "retry") == once_id("e-1", "") == "e-1"
