@@ -9,10 +9,11 @@ has the exact bytes.
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
+from gc import is_tracked
 from itertools import chain, repeat
 from types import NoneType
 from typing import Any
@@ -166,11 +167,13 @@ def encode_msgpack(data: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
     Raises:
         EncodeError: something in it cannot be sent; the message names where and what.
     """
-    if type(data) is dict and SCALARS.issuperset(map(type, data.values())):  # flat: no depth to be looked at
+    # Flat: no depth to be looked at. What the garbage collector does not track holds no containers, which is known
+    # without looking at each value (CPython below 3.14; later it tracks all).
+    if type(data) is dict and (not is_tracked(data) or SCALARS.issuperset(map(type, data.values()))):
         try:
-            return ormsgpack.packb(data, option=_PLAIN_ONLY)
+            return pack_exact(data, None, EXACT)
         except TypeError:
-            pass  # a key that is an Enum, or what cannot be sent at all
+            pass  # a key or value that is written by the rules, or cannot be sent at all
     try:
         return pack(plain(data, limits.max_depth, MSGPACK_RULES))
     except Exception as error:
@@ -180,7 +183,7 @@ def encode_msgpack(data: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
 def encode_flat(rows: list[Any]) -> bytes | None:
     """The msgpack array of rows that are all flat dicts of scalars, in one step of C; None if any is not."""
     try:
-        return ormsgpack.packb(rows, option=_PLAIN_ONLY) if _all_flat(rows) else None
+        return pack_exact(rows, None, EXACT) if _all_flat(rows) else None
     except TypeError:  # a key that is no text, a value that cannot be sent
         return None
 
@@ -188,9 +191,7 @@ def encode_flat(rows: list[Any]) -> bytes | None:
 def encode_each(rows: list[Any]) -> list[bytes] | None:
     """The msgpack of each row, without a step of Python per row; None if any is no flat dict of scalars."""
     try:
-        return (
-            list(map(ormsgpack.packb, rows, repeat(None), repeat(_PLAIN_ONLY))) if _all_flat(rows) else None
-        )
+        return list(map(pack_exact, rows, repeat(None), repeat(EXACT))) if _all_flat(rows) else None
     except TypeError:  # as in encode_flat
         return None
 
@@ -241,9 +242,11 @@ def decode_items(raw: bytes, limits: Limits, *, records: bool) -> list[Any]:
     return items
 
 
-def _all_flat(items: Iterable[Any]) -> bool:
+def _all_flat(items: Sequence[Any]) -> bool:
     """True if every item is a dict of scalars; found out without a step of Python per item."""
     try:
+        if not any(map(is_tracked, items)):  # as in encode_msgpack
+            return set(map(type, items)) == {dict}
         return SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, items))))
     except TypeError:
         return False
