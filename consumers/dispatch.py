@@ -25,6 +25,8 @@ from pipeline.server.groups import Move
 from pipeline.wire import encode_again
 
 HOST = socket.gethostname()
+ELSEWHERE = HAND_BACK
+"""Where an event goes that no handler here takes, and another member's does."""
 
 
 class Dispatch:
@@ -102,6 +104,9 @@ class Dispatch:
                         if held.verdict is not None:
                             self._convict(held)
                         settle(held)
+        if state.doubted:
+            with state.lock:
+                self._reconsider()
         self.start_suspects()
 
     def fail_overdue(self) -> None:
@@ -249,30 +254,86 @@ class Dispatch:
             self._takes_all.submit(ready)
             return
         routed: list[list[Event]] = [[] for _ in self._routes]
-        for event in [event for held in ready for event in held.all_events()]:
-            try:
-                number = next(
-                    (
-                        number
-                        for number, (spec, _) in enumerate(self._routes)
-                        if takes_type(spec.options.types, event.type)
-                    ),
-                    None,
-                )
-            except DecodeError as error:  # its header is corrupt behind the first bytes
+        for held in ready:
+            events = held.all_events()
+            goes = [self._route(event) for event in events]
+            if ELSEWHERE in goes:
+                self._leave(held, events)
+                continue
+            for event, where in zip(events, goes, strict=True):
+                if isinstance(where, int):
+                    routed[where].append(event)
+                    continue
                 with self._state.lock:
-                    spec = self._routes[0][0]
-                    self._finish(event, after_failure(error, held_of(event).attempt, spec.options.retry))
-                continue
-            if number is not None:
-                routed[number].append(event)
-                continue
-            with self._state.lock:
-                self._state.counts.filtered += 1
-                self._finish(event, DONE)
+                    if where is DONE:
+                        self._state.counts.filtered += 1
+                        self._state.passed.setdefault(held, []).append(event)
+                    self._finish(event, where)
         for events, (_, executor) in zip(routed, self._routes, strict=True):
             if events:
                 executor.submit(events)
+
+    def _route(self, event: Event) -> int | Outcome:
+        """Which handler takes an event: its number; or what becomes of the event without one.
+
+        Without one it is DONE if the group does not take its type, ELSEWHERE if another member does.
+        """
+        try:
+            event_type = event.type
+        except DecodeError as error:  # its header is corrupt behind the first bytes
+            return after_failure(error, held_of(event).attempt, self._routes[0][0].options.retry)
+        for number, (spec, _) in enumerate(self._routes):
+            if takes_type(spec.options.types, event_type):
+                return number
+        return ELSEWHERE if self._state.filter.wanted_elsewhere(event_type) else DONE
+
+    def _leave(self, held: Held, events: Sequence[Event]) -> None:
+        """Let an entry go whose events, or some of them, another member takes: a pack event by event."""
+        try:
+            with self._state.lock:
+                if held.events == 1:
+                    self._release(held)
+                else:
+                    self._split(held, events, "released")
+        except DecodeError as error:
+            self._bury(held, after_failure(error, held.attempt, self._routes[0][0].options.retry))
+            return
+        self._say_left(held)
+
+    def _reconsider(self) -> None:
+        """Entries with events that were passed over by a filter that no longer stands. Under the lock."""
+        state = self._state
+        while state.doubted:
+            held = state.doubted.popleft()
+            if held.taken_over:
+                continue
+            passed = state.passed.pop(held, [])
+            wanted = [event for event in passed if state.filter.wanted_elsewhere(event.type)]
+            if wanted:
+                state.counts.filtered -= len(wanted)
+                self._say_left(held)
+                if held.events == 1:
+                    self._release(held)
+                    continue
+                try:
+                    held.moves = (*held.moves, *(self._to_again(held, event, "released") for event in wanted))
+                except DecodeError as error:
+                    held.verdict = after_failure(error, held.attempt, self._routes[0][0].options.retry)
+                    self._convict(held)
+            if len(passed) > len(wanted):
+                state.passed[held] = [e for e in passed if not any(e is one for one in wanted)]
+            state.settling.append(held)
+
+    def _say_left(self, held: Held) -> None:
+        self._state.counts.released += 1
+        self._state.say.warning(
+            "released",
+            "no handler here takes this type, but another member of the group does: the entry is left to it",
+            stream=self._state.keys.stream,
+            group=self._state.group,
+            entry_id=held.shown_id,
+            others=", ".join(self._state.filter.others),
+        )
 
     def _finish(self, event: Event, outcome: Outcome) -> None:
         """Write down one event's outcome. Under the lock."""
@@ -282,8 +343,7 @@ class Dispatch:
                 if held.events == 1:
                     held.returning = True
                 else:
-                    again = self._again(held, event._index, held.attempt - 1, "handed back")
-                    held.moves = (*held.moves, Move("again", again_fields(again, encode_again(event))))
+                    held.moves = (*held.moves, self._to_again(held, event, "handed back"))
             elif outcome.kind is not Kind.DONE:
                 held.moves = (*held.moves, self._move(event, outcome))
         except DecodeError as error:  # not the event alone: what it came in cannot be taken apart
@@ -374,16 +434,15 @@ class Dispatch:
         assert held.verdict is not None, "there is something to be convicted for"
         held.moves = (Move("dead", dead_fields(self._letter(held, 0, held.verdict), held.fields)),)
 
-    def _split(self, held: Held, events: Sequence[Event]) -> None:
+    def _split(self, held: Held, events: Sequence[Event], why: str = "split") -> None:
         """A pack that was running when its worker died: each event goes on alone, so that one convicts no others."""
-        held.moves = [
-            Move(
-                "again",
-                again_fields(self._again(held, index, held.attempt - 1, "split"), encode_again(event)),
-            )
-            for index, event in enumerate(events)
-        ]
+        held.moves = [self._to_again(held, event, why) for event in events]
         self._decided(held)
+
+    def _to_again(self, held: Held, event: Event, why: str) -> Move:
+        """An event runs again, on its own; the attempt is not spent."""
+        again = self._again(held, event._index, held.attempt - 1, why)
+        return Move("again", again_fields(again, encode_again(event)))
 
     def _return(self, held: Held) -> None:
         held.returning = True
@@ -391,8 +450,11 @@ class Dispatch:
 
     def _release(self, held: Held) -> None:
         """Leave an entry to another member: not renewed any more, claimable after claim_after."""
-        self._state.releasing.add(held)
-        self._state.released_until_ms = now_ms() + self._state.claim_after_ms
+        state, now = self._state, now_ms()
+        state.releasing.add(held)
+        if now >= state.released_until_ms + state.claim_after_ms:
+            # Half of the time at most: what else the one on duty does must go on, and there may be no other.
+            state.released_until_ms = now + state.claim_after_ms
         self._return(held)
 
     def _decided(self, held: Held) -> None:

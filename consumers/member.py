@@ -32,6 +32,7 @@ from pipeline.errors import (
     ServerRefusedError,
     UsageError,
 )
+from pipeline.filters import GroupFilter, filter_text
 from pipeline.keys import StreamKeys
 from pipeline.server.connect import Connector, Link
 from pipeline.server.groups import retire
@@ -79,6 +80,7 @@ class Member:
             ),
             claim_after_ms=claim_after_ms,
             own_claim_after_ms=claim_after_ms,
+            filter=GroupFilter(own=filter_text(o.types for o in options)),
         )
         self._connector = connector
         self._grace_ms = max(o.grace_ms for o in options)
@@ -352,6 +354,7 @@ class Member:
             self._dispatch.collect()
             while state.settling and time.monotonic() < self._leave_by_s:
                 self._settler.run_once(link)
+                self._dispatch.collect()  # what was passed over may have to be looked at again
             # While others have not taken what was handed back, the name stays a member's, so that they will retire it.
             gone = retire(link, state.keys, state.group, state.consumer)
             self._membership.leave(link, for_good=gone)

@@ -8,10 +8,12 @@ from consumers.state import MemberState, now_ms
 from pipeline.errors import WrongKeyTypeError
 from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link
-from pipeline.server.groups import Duty, heartbeat, join
+from pipeline.server.groups import Duty, declare_filter, heartbeat, join
 
 HOLD_MS = 1_000
 """The duty is held so long after a heartbeat, in ms."""
+FILTER_MS = 10_000
+"""How often a member says which types it takes, and hears what its group does, in ms."""
 
 
 class Membership:
@@ -21,6 +23,7 @@ class Membership:
         self._state = state
         self._start = start
         self._joined = False
+        self._said_ms = 0
         self._log = get_logger("consumer")
         self.duty: Duty | None = None
         """The answer to the last heartbeat."""
@@ -47,6 +50,7 @@ class Membership:
                 entries_in_stream=joined.entries,
             )
         self._joined = True
+        self._declare_types(link)  # before anything is read
         self.run_once(link, swept="")
 
     def run_once(self, link: Link, *, swept: str, no_room: bool = False) -> Duty:
@@ -60,11 +64,28 @@ class Membership:
         if state.clock.observe(duty.now_ms, sent_ms, now_ms(), claim_after_ms=duty.claim_after_ms):
             state.say.warning("clock", "the server's clock jumped; nothing is claimed for one claim_after")
         self.duty = duty
+        if now_ms() - self._said_ms >= FILTER_MS:
+            self._declare_types(link)
         return duty
 
     def leave(self, link: Link, *, for_good: bool) -> None:
         """Give the duty up. for_good: nothing is left behind; else the others miss the name at once."""
         self._beat(link, -1 if for_good else -2, "")
+        declare_filter(link, self._state.keys, self._state.group, self._state.consumer, "")
+
+    def _declare_types(self, link: Link) -> None:
+        state = self._state
+        before, own = state.filter, state.filter.own
+        state.filter = before.now(declare_filter(link, state.keys, state.group, state.consumer, own))
+        self._said_ms = now_ms()
+        if state.filter is not before and state.filter.others:
+            self._log.warning(
+                "another member of this group takes other types: what only it takes is left to it",
+                stream=state.keys.stream,
+                group=state.group,
+                types=own,
+                others=", ".join(state.filter.others),
+            )
 
     def _beat(self, link: Link, wants: int, swept: str) -> Duty:
         state = self._state

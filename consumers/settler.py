@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
 from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.event import Event
+from pipeline.filters import GroupFilter
 from pipeline.keys import GroupRef, escape
 from pipeline.server.connect import Link
 from pipeline.server.error_map import server_error
@@ -89,27 +91,38 @@ class Settler:
         with state.lock:
             ready = [held for held in state.settling if not held.taken_over]
             state.settling.clear()
-        plain: dict[tuple[GroupRef, str], list[Held]] = {}
+        plain: dict[tuple[GroupRef, str, bool], list[Held]] = {}
         moved: dict[GroupRef, list[Held]] = {}
         given: dict[tuple[GroupRef, bool], list[Held]] = {}
-        ref, token, alike = None, "", list[Held]()
+        ref, token, some_passed, alike = None, "", False, list[Held]()
+        passed, filter_ = state.passed, state.filter
         for held in ready:
-            if held.returning:
+            if passed and filter_.mixed and _wanted(passed.get(held, ()), filter_):
+                state.doubted.append(held)
+            elif held.returning:
                 given.setdefault((held.ref, held in state.releasing), []).append(held)
             elif held.moves:
                 moved.setdefault(held.ref, []).append(held)
             else:
-                if held.ref is not ref or held.token != token:  # most are like the one before
-                    ref, token = held.ref, held.token
-                    alike = plain.setdefault((ref, state.tokens.newest(token)), [])
+                if (
+                    held.ref is not ref
+                    or held.token != token
+                    or (passed and some_passed is not (held in passed))
+                ):  # most are like the one before
+                    ref, token, some_passed = held.ref, held.token, held in passed
+                    alike = plain.setdefault((ref, state.tokens.newest(token), some_passed), [])
                 alike.append(held)
         settlements = []
-        for (ref, token), group in plain.items():
+        for (ref, token, some_passed), group in plain.items():
             for part in _parts(group):
-                ids = [held.entry_id for held in part]
-                settlements.append(
-                    Settlement(script("settle"), settle_command(ref, state.consumer, token, ids), part)
+                command = settle_command(
+                    ref,
+                    state.consumer,
+                    token,
+                    [held.entry_id for held in part],
+                    passed_by=filter_.text if some_passed else "",
                 )
+                settlements.append(Settlement(script("settle"), command, part))
         for ref, group in moved.items():
             for part in _move_parts(group):
                 entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
@@ -175,6 +188,7 @@ class Settler:
             else:
                 for held in settlement.held:
                     state.releasing.discard(held)
+                    state.passed.pop(held, None)
                     state.window.remove(held)
                 state.counts.handed_back += reply
             state.window.finished(self._finished, now_ms())
@@ -183,6 +197,11 @@ class Settler:
 
     def _settled(self, held: Sequence[Held], settled: Settled) -> None:
         state = self._state
+        if settled.other_filter is not None:
+            state.filter = state.filter.now(settled.other_filter)
+            state.doubted.extend(held)
+            state.duty_wake.set()
+            return
         lost = set(settled.taken_over)
         if lost:
             for one in held:
@@ -190,6 +209,9 @@ class Settler:
                     state.lose(one)
             held = [one for one in held if one.entry_id not in lost]
         self._finished += state.window.remove_all(held)
+        if state.passed:
+            for one in held:
+                state.passed.pop(one, None)
         if not settled.group_there:
             state.say.warning("group lost", "consumer group is gone, it is recreated", group=state.group)
         if lost:
@@ -218,6 +240,7 @@ class Settler:
         return server_error(problem.decode(errors="replace"), f"moving entries of {state.keys.stream!r}")
 
     def _done(self, held: Held) -> None:
+        self._state.passed.pop(held, None)
         self._finished += self._state.window.remove_all([held])
 
     def _say_taken_over(self, count: int) -> None:
@@ -228,6 +251,11 @@ class Settler:
             group=self._state.group,
             entries=count,
         )
+
+
+def _wanted(events: Sequence[Event], filter_: GroupFilter) -> bool:
+    """Whether one of the events that were passed over is taken by another member, as is known by now."""
+    return any(filter_.wanted_elsewhere(event.type) for event in events)
 
 
 def _parts(held: list[Held]) -> list[list[Held]]:

@@ -15,6 +15,7 @@ from consumers.window import Held, Window
 from pipeline.clock import ServerClock
 from pipeline.errors import MillstreamError
 from pipeline.event import Event
+from pipeline.filters import GroupFilter
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.observe.log import Limited, get_logger
 
@@ -42,6 +43,7 @@ class Counts:
     dead: int = 0
     handed_back: int = 0
     filtered: int = 0
+    released: int = 0
     trimmed_unread: int = 0
 
 
@@ -65,7 +67,13 @@ class MemberState:
     settling: deque[Held] = field(default_factory=deque)
     """All their events have an outcome: to be acknowledged, moved, or handed back."""
     releasing: set[Held] = field(default_factory=set)
-    """Of those, the ones a newer version must run."""
+    """Of those, the ones another member must run."""
+    filter: GroupFilter = field(default_factory=GroupFilter)
+    """Which types the group takes, as last heard of."""
+    passed: dict[Held, list[Event]] = field(default_factory=dict)
+    """Events that were passed over, since the group does not take their type."""
+    doubted: deque[Held] = field(default_factory=deque)
+    """Entries with such events that were not settled, as the group's filter is another now: to be looked at again."""
     token: str = ""
     """The claims token last heard of: for entries that are read from now on."""
     tokens: Tokens = field(default_factory=Tokens)
@@ -142,3 +150,5 @@ class MemberState:
         if self.window.remove(held):
             held.taken_over = True
             self.counts.taken_over_from_us += 1
+            if self.passed:
+                self.passed.pop(held, None)

@@ -17,6 +17,8 @@ MAX_IDS = 500
 """Most entry ids in one script call, so that no call holds the server up."""
 REPLAY_KEPT_MS = 86_400_000
 """The position of a replay is kept for a day after its last step, in ms."""
+FILTER_KEPT_MS = 3_600_000
+"""What a member that died takes is still the group's for so long, in ms: another of its version may come."""
 Command = tuple[Arg, ...]
 
 
@@ -74,6 +76,8 @@ class Settled:
     token: str
     group_there: bool
     taken_over: list[bytes]
+    other_filter: str | None = None
+    """Not None: the group's filter is this one now, and nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,13 @@ def join(link: Link, keys: StreamKeys, group: str, *, start: str, lost: bool) ->
         [group, escape(group), start, int(lost), nonce()],
     )
     return Joined(text(reply[0]), text(reply[1]), reply[2])
+
+
+def declare_filter(link: Link, keys: StreamKeys, group: str, member: str, own: str) -> str:
+    """Note what a member takes (a filter of pipeline/filters.py; empty: it leaves); the group's filter now."""
+    return text(
+        link.run(script("filter"), [keys.groups, keys.never], [escape(group), member, own, FILTER_KEPT_MS])
+    )
 
 
 def heartbeat(
@@ -181,15 +192,23 @@ def read_command(
     )
 
 
-def settle_command(ref: GroupRef, consumer: str, token: str, ids: Sequence[bytes]) -> Command:
-    """Acknowledge entries that were read under this claims token; at most MAX_IDS."""
+def settle_command(
+    ref: GroupRef, consumer: str, token: str, ids: Sequence[bytes], *, passed_by: str = ""
+) -> Command:
+    """Acknowledge entries that were read under this claims token; at most MAX_IDS.
+
+    passed_by: the group's filter by which events of theirs were passed over, if any were.
+    """
     return script("settle").command(
-        [ref.key, ref.keys.groups], [ref.group, escape(ref.group), consumer, int(ref.again), token, *ids]
+        [ref.key, ref.keys.groups],
+        [ref.group, escape(ref.group), consumer, int(ref.again), token, passed_by, *ids],
     )
 
 
 def parse_settled(reply: Reply) -> Settled:
     """The answer to settle_command."""
+    if reply[2] == 2:
+        return Settled(0, text(reply[1]), True, [], text(reply[3]))
     return Settled(reply[0], text(reply[1]), reply[2] == 1, list(reply[3:]))
 
 
