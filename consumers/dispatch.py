@@ -357,9 +357,9 @@ class Dispatch:
 
     def _move(self, event: Event, outcome: Outcome) -> Move:
         held = held_of(event)
-        fields = encode_again(event)
+        fields = _alone(event)
         if outcome.kind is Kind.DEAD:
-            return Move("dead", dead_fields(self._letter(held, event._index, outcome), fields))
+            return Move("dead", dead_fields(self._letter(event, outcome), fields))
         runs = held.attempt if outcome.kind is Kind.RETRY else held.attempt - 1
         again = self._again(held, event._index, runs, "retry")
         due_ms = (self._state.clock.now_ms(now_ms()) or 0) + outcome.delay_ms
@@ -391,7 +391,9 @@ class Dispatch:
             why=before.why if replayed and before else why,
         )
 
-    def _letter(self, held: Held, index: int, outcome: Outcome) -> DeadLetter:
+    def _letter(self, event: Event, outcome: Outcome, *, whole: bool = False) -> DeadLetter:
+        """Why this event died; whole: and all that its entry holds."""
+        held = held_of(event)
         before = held.again
         failed_ms = int(time.time() * 1_000)
         letter = DeadLetter(
@@ -408,7 +410,8 @@ class Dispatch:
             group=held.ref.group,
             stream=before.stream if before else held.ref.keys.stream,
             entry_id=held.shown_id,
-            index=before.index if before else index,
+            index=before.index if before else event._index,
+            event_id=_id_of(event, whole=whole),
             replay=before.why if before and before.why.startswith(WORD) else "",
         )
         self._state.say.warning(
@@ -432,7 +435,8 @@ class Dispatch:
     def _convict(self, held: Held) -> None:
         """The entry as a whole is moved, its bytes unchanged. Under the lock."""
         assert held.verdict is not None, "there is something to be convicted for"
-        held.moves = (Move("dead", dead_fields(self._letter(held, 0, held.verdict), held.fields)),)
+        letter = self._letter(held.event(0), held.verdict, whole=True)
+        held.moves = (Move("dead", dead_fields(letter, held.fields)),)
 
     def _split(self, held: Held, events: Sequence[Event], why: str = "split") -> None:
         """A pack that was running when its worker died: each event goes on alone, so that one convicts no others."""
@@ -442,7 +446,7 @@ class Dispatch:
     def _to_again(self, held: Held, event: Event, why: str) -> Move:
         """An event runs again, on its own; the attempt is not spent."""
         again = self._again(held, event._index, held.attempt - 1, why)
-        return Move("again", again_fields(again, encode_again(event)))
+        return Move("again", again_fields(again, _alone(event)))
 
     def _return(self, held: Held) -> None:
         held.returning = True
@@ -460,3 +464,21 @@ class Dispatch:
     def _decided(self, held: Held) -> None:
         held.unfinished = 0
         self._state.settling.append(held)
+
+
+def _alone(event: Event) -> Sequence[bytes]:
+    """What holds this event alone: its entry's fields as they were sent, or, out of a pack, fields of its own.
+
+    Raises:
+        DecodeError: what it came in cannot be taken apart.
+    """
+    held = held_of(event)
+    return encode_again(event) if held.is_pack else held.fields
+
+
+def _id_of(event: Event, *, whole: bool) -> str:
+    """The event's id, as far as it can be read; none for a pack as a whole."""
+    try:
+        return "" if whole and held_of(event).is_pack else event.id
+    except (DecodeError, UnknownFormatError):
+        return ""

@@ -9,8 +9,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from consumers.app import Pipeline
     from consumers.consumer import Consumer
+    from consumers.dead_letters import DeadLetters
     from consumers.delivery import Delivery
     from consumers.testing import TestPipeline
+    from pipeline.dead_event import Cause, DeadEvent
+    from pipeline.envelope import DeadLetter
     from pipeline.errors import (
         AccessDeniedError,
         BufferFull,
@@ -48,9 +51,13 @@ __all__ = [
     "AccessDeniedError",
     "AsyncProducer",
     "BufferFull",
+    "Cause",
     "ClosedError",
     "Consumer",
     "ConsumerOptions",
+    "DeadEvent",
+    "DeadLetter",
+    "DeadLetters",
     "DecodeError",
     "Delivery",
     "EncodeError",
@@ -87,8 +94,12 @@ __all__ = [
 # Where each name lives; what is not named here is an error class.
 _HOMES = {
     "AsyncProducer": "producers.async_producer",
+    "Cause": "pipeline.dead_event",
     "Consumer": "consumers.consumer",
     "ConsumerOptions": "pipeline.options",
+    "DeadEvent": "pipeline.dead_event",
+    "DeadLetter": "pipeline.envelope",
+    "DeadLetters": "consumers.dead_letters",
     "Delivery": "consumers.delivery",
     "Event": "pipeline.event",
     "Later": "pipeline.outcome",

@@ -75,12 +75,16 @@ class DeadLetter:
     """Its entry id there."""
     index: int = 0
     """Which event of that entry it is, from 0."""
+    event_id: str = ""
+    """The event's id; empty where its header cannot be read, or it is a pack as a whole."""
     replay: str = ""
     """By which replay it ran (Replayed.why); empty where it was not replayed."""
 
 
 _CUT_BYTES = {"reason": _REASON_BYTES, "message": _REASON_BYTES, "traceback": _TRACEBACK_BYTES}
-_TEXTS = frozenset("reason error message traceback host consumer group stream entry_id replay".split())
+_TEXTS = frozenset(
+    "reason error message traceback host consumer group stream entry_id event_id replay".split()
+)
 _LETTER_FIELDS = tuple(DeadLetter.__dataclass_fields__)
 
 
@@ -126,8 +130,8 @@ def dead_fields(letter: DeadLetter, fields: Sequence[bytes]) -> list[bytes]:
     envelope: dict[str, Any] = {"version": VERSION}
     for name in _LETTER_FIELDS:
         value = getattr(letter, name)
-        if name == "replay" and not value:
-            continue  # most were not
+        if name in ("event_id", "replay") and not value:
+            continue  # most were not replayed
         if name in _TEXTS:
             value = _cut(value, _CUT_BYTES.get(name, _NAME_BYTES), keep_end=name == "traceback")
         envelope[name] = value

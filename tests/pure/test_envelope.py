@@ -40,7 +40,7 @@ AGAINS = st.builds(
 LETTERS = st.builds(
     DeadLetter, reason=TEXT, error=TEXT, message=TEXT, traceback=TEXT, attempts=COUNTS, crashes=COUNTS,
     first_failed_ms=COUNTS, last_failed_ms=COUNTS, host=TEXT, consumer=TEXT, group=TEXT, stream=TEXT, entry_id=IDS,
-    index=COUNTS, replay=TEXT,
+    index=COUNTS, event_id=TEXT, replay=TEXT,
 )  # fmt: skip
 
 
