@@ -84,6 +84,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="full counts in the fault suite, not a tenth of them"
     )
+    parser.addoption("--rows", action="store_true", help="also the rows of the fault suite, 1,000 sends each")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -91,8 +92,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if TESTS / "pure" in item.path.parents:
             item.add_marker("pure")
-    if not config.getoption("--full"):
-        left_out = [item for item in items if item.get_closest_marker("faults")]
+    without = [
+        name for name, option in (("faults", "--full"), ("rows", "--rows")) if not config.getoption(option)
+    ]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in without)]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 

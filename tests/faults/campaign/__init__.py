@@ -1,0 +1,1 @@
+"""Campaign: load, faults and a checker that compares what producers were told with what every group did."""
