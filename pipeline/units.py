@@ -8,12 +8,14 @@ from pipeline.errors import UsageError
 
 Duration: TypeAlias = str | int | float | timedelta
 Size: TypeAlias = str | int
+Rate: TypeAlias = str | int | float
 
 _MS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES = {"": 1, "b": 1, "kb": 1_000, "mb": 1_000_000, "gb": 1_000_000_000,
           "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}  # fmt: skip
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|min|h))?")
 
 
 def duration_ms(value: Duration, option: str = "duration") -> int:
@@ -66,6 +68,21 @@ def size_bytes(value: Size, option: str = "size") -> int:
     if size < 0:
         raise UsageError(f"{option}={value!r} is negative")
     return round(size)
+
+
+def rate_per_s(value: Rate, option: str = "rate") -> float:
+    """A rate in so many a second, from "500/s", "30/m", "1000/h", or a number (a second).
+
+    Raises:
+        UsageError: not a rate, not above 0, or above a million a second; the message names the option.
+    """
+    match = None if isinstance(value, bool) else _RATE.fullmatch(str(value).strip())
+    if match is None:
+        raise UsageError(f"{option}={value!r} is not a rate (write 500/s, 30/m, 1000/h, or so many a second)")
+    rate = float(match[1]) * 1_000 / _MS[match[2] or "s"]
+    if not 0 < rate <= 1_000_000:
+        raise UsageError(f"{option}={value!r} is out of range: above 0, at most 1,000,000 a second")
+    return rate
 
 
 def show_duration(ms: float) -> str:

@@ -11,7 +11,7 @@ import click
 from pipeline.errors import UsageError
 from pipeline.keys import check_name, check_stream_name
 from pipeline.position import position_id
-from pipeline.units import duration_ms, size_bytes
+from pipeline.units import duration_ms, rate_per_s, size_bytes
 
 _DURATION = re.compile(r"\d+(\.\d+)?\s*(ms|s|m|min|h|d)(\s*\d.*)?")
 
@@ -93,6 +93,15 @@ class Bytes(Checked):
         return value if isinstance(value, int) else size_bytes(value, option)
 
 
+class PerSecond(Checked):
+    """A rate, as so many a second."""
+
+    name = "rate"
+
+    def checked(self, value: Any, option: str) -> float:
+        return rate_per_s(value, option)
+
+
 STREAM = StreamName()
 GROUP = Name("group")
 CONSUMER = Name("consumer")
@@ -100,6 +109,7 @@ POSITION = Position()
 SINCE = Position(ago=True)
 DURATION = Milliseconds()
 SIZE = Bytes()
+RATE = PerSecond()
 
 
 def _option(param: click.Parameter | None) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.units import duration_ms, show_bytes, show_duration, size_bytes
+from pipeline.units import duration_ms, rate_per_s, show_bytes, show_duration, size_bytes
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,29 @@ def test_any_duration_can_be_shown(ms: float) -> None:
 def test_sizes_as_they_are_shown(size: int, shown: str) -> None:
     """In powers of 1,000."""
     assert show_bytes(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "per_s"),
+    [
+        ("500/s", 500),
+        ("500", 500),
+        (500, 500),
+        (0.5, 0.5),
+        ("30/m", 0.5),
+        (" 36 / h ", 0.01),
+        ("1/min", 1 / 60),
+    ],
+)
+def test_rates(value: object, per_s: float) -> None:
+    """So many a second, or in a longer time."""
+    assert rate_per_s(value) == pytest.approx(per_s)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", ["", "fast", "-5/s", "5/d", "5/", True, None, 0, "0/s", 1_000_001, float("nan")]
+)
+def test_rates_that_are_none_are_refused_by_name(value: object) -> None:
+    """With what can be written."""
+    with pytest.raises(UsageError, match=r"--rate=.*(write 500/s|above 0)"):
+        rate_per_s(value, "--rate")  # type: ignore[arg-type]
