@@ -74,7 +74,7 @@ class PullExecutor:
         for loop, event in list(self._waiters):
             loop.call_soon_threadsafe(event.set)
 
-    def submit(self, items: Sequence[Held | Event]) -> None:
+    def submit(self, items: Sequence[Held | Event], *, here: bool = False) -> None:
         """See Executor."""
         with self._condition:
             self._queue.extend(items)

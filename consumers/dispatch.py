@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from consumers.delivery import held_of
-from consumers.executors import Executor
+from consumers.executors import Executor, Work
 from consumers.state import MemberState, now_ms
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec, takes_type
@@ -44,8 +44,11 @@ class Dispatch:
         """When it last got less."""
         self._collecting = threading.Lock()
 
-    def offer(self, entries: Sequence[Held]) -> None:
-        """Start the events of entries that are in the window, or decide about them without a handler."""
+    def offer(self, entries: Sequence[Held], *, here: bool = False) -> Work | None:
+        """Start the events of entries that are in the window, or decide about them without a handler.
+
+        here, and what is returned: see Executor.submit().
+        """
         ready: list[Held] = []
         counted: dict[int, list[Held]] = {}
         suspects: dict[int, list[Held]] = {}
@@ -70,9 +73,9 @@ class Dispatch:
                 for held in still:
                     window.suspect(held, limit)
                 self._suspects += still
-        if ready:
-            self._start(ready)
+        work = self._start(ready, here=here) if ready else None
         self.start_suspects()
+        return work
 
     def collect(self) -> None:
         """Take in the outcomes of handlers; entries without unfinished events go to the settler."""
@@ -249,10 +252,9 @@ class Dispatch:
                 return False
         return True
 
-    def _start(self, ready: Sequence[Held]) -> None:
+    def _start(self, ready: Sequence[Held], *, here: bool = False) -> Work | None:
         if self._takes_all is not None:
-            self._takes_all.submit(ready)
-            return
+            return self._takes_all.submit(ready, here=here)
         routed: list[list[Event]] = [[] for _ in self._routes]
         for held in ready:
             events = held.all_events()
@@ -269,9 +271,12 @@ class Dispatch:
                         self._state.counts.filtered += 1
                         self._state.passed.setdefault(held, []).append(event)
                     self._finish(event, where)
-        for events, (_, executor) in zip(routed, self._routes, strict=True):
-            if events:
-                executor.submit(events)
+        wanted = [
+            (executor, events) for events, (_, executor) in zip(routed, self._routes, strict=True) if events
+        ]
+        here = here and len(wanted) == 1
+        works = [executor.submit(events, here=here) for executor, events in wanted]
+        return works[0] if here else None
 
     def _route(self, event: Event) -> int | Outcome:
         """Which handler takes an event: its number; or what becomes of the event without one.

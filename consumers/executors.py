@@ -6,7 +6,7 @@ costs a step at either end.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from consumers.delivery import held_of
@@ -22,13 +22,18 @@ Finished: TypeAlias = deque[Held | Event | tuple[Event, Outcome]]
 """Entries whose one event is done, events that are done, and those that are not with what follows."""
 WAKE_S = 0.001
 """Outcomes wait about so long for company before the member is woken, in s; longer only beside a handler that runs."""
+Work: TypeAlias = Callable[[], None]
+"""Runs what was submitted, in the thread that calls it."""
 
 
 class Executor(Protocol):
     """Runs the events of one handler."""
 
-    def submit(self, items: Sequence[Held | Event]) -> None:
-        """Queue entries or events, to be run in this order (started in this order, where several run at a time)."""
+    def submit(self, items: Sequence[Held | Event], *, here: bool = False) -> Work | None:
+        """Queue entries or events, to be run in this order (started in this order, where several run at a time).
+
+        here: the caller's thread may run them, if that is quick. What is returned then is to be called at once.
+        """
 
     def drain(self) -> list[Held | Event]:
         """Take out what was queued and not started."""

@@ -65,7 +65,7 @@ class LoopExecutor:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def submit(self, items: Sequence[Held | Event]) -> None:
+    def submit(self, items: Sequence[Held | Event], *, here: bool = False) -> None:
         """See Executor."""
         self._queue.extend(items)
         if not self._pumping:

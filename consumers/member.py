@@ -22,6 +22,7 @@ from consumers.reader import Reader, unseen
 from consumers.settler import Settler
 from consumers.state import Counts, MemberState, now_ms
 from consumers.thread_executor import ThreadExecutor
+from consumers.turns import Turns
 from consumers.window import Held, Window
 from pipeline.backoff import RECONNECT
 from pipeline.declare import ConsumerSpec
@@ -92,17 +93,33 @@ class Member:
         self._claimer = Claimer(self.state, self._dispatch, self._settler)
         self._promoter = Promoter(self.state)
         self._janitor = Janitor(self.state)
-        self._reader = Reader(
-            self.state, self._dispatch, self._settler, block_ms=min(o.block_ms for o in options)
-        )
+        self._turns = Turns()
+        self._readers = [
+            Reader(
+                self.state,
+                self._dispatch,
+                self._settler,
+                block_ms=min(o.block_ms for o in options),
+                turns=self._turns,
+            )
+            for _ in range(
+                2 if any(isinstance(executor, ThreadExecutor) for _, executor in self._executors) else 1
+            )
+        ]
         self._joining = threading.Lock()
         self._ended = threading.Event()
         self._run_id = ""
         self._swept = ""
         self._leave_by_s = 0.0
-        self._reader_thread = threading.Thread(
-            target=self._read, name=f"millstream-{first.group}-reader", daemon=True
-        )
+        self._reader_threads = [
+            threading.Thread(
+                target=self._read,
+                args=(reader,),
+                name=f"millstream-{first.group}-reader-{number}",
+                daemon=True,
+            )
+            for number, reader in enumerate(self._readers)
+        ]
         self._duty_thread = threading.Thread(
             target=self._do_duties, name=f"millstream-{first.group}-duty", daemon=True
         )
@@ -135,7 +152,8 @@ class Member:
         finally:
             link.close()
         self._run_id = self._connector.capabilities().run_id
-        self._reader_thread.start()
+        for thread in self._reader_threads:
+            thread.start()
         self._duty_thread.start()
 
     def idle(self) -> bool:
@@ -154,8 +172,8 @@ class Member:
         deadline_s = time.monotonic() + grace_s
         state.stop_asked.set()
         state.wake_all()
-        if self._reader_thread.ident is not None:
-            self._reader_thread.join(max(grace_s, LEAVE_S))
+        if self._reader_threads[0].ident is not None:
+            self._turns.await_end(max(grace_s, LEAVE_S))
         self._dispatch.hand_back_unstarted()
         self._await_handlers(deadline_s)
         if not self._dispatch.idle():
@@ -189,8 +207,12 @@ class Member:
             state.reader_wake.wait(0.05)  # set by each handler that finishes; the reader has gone
             state.reader_wake.clear()
 
-    def _read(self) -> None:
-        self._keep_up("reader", self._reader.run, self.state.stop_asked)
+    def _read(self, reader: Reader) -> None:
+        while self._turns.wait(reader):
+            try:
+                self._keep_up("reader", reader.run, self.state.stop_asked)
+            finally:
+                self._turns.end(reader)
 
     def _do_duties(self) -> None:
         link = self._keep_up("duty", self._duties, self._ended)

@@ -3,7 +3,7 @@
 Busy, it never blocks: two rounds of acks and a read are under way, so that the server works on one while the entries of
 the other are taken in and handed on. Only after an empty read, with nothing to settle, it waits at the server. After
 any error it starts with what it holds but never saw: a reply that was lost on the way. If killed, what it read stays
-pending and is taken over.
+pending and is taken over. What comes one by one, and is handled quickly, is handled here (consumers/turns.py).
 """
 
 from collections import deque
@@ -15,6 +15,7 @@ from consumers.claimer import smaller_share
 from consumers.dispatch import Dispatch
 from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
+from consumers.turns import Turns
 from consumers.window import Held
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.ladder import company
@@ -48,16 +49,30 @@ class Round:
     room: int
     token: str
     """The claims token known before the read was sent: what moves ownership later changes it."""
+    block_ms: int | None = None
+    """So long the read waits at the server for something to come; None: not at all."""
 
 
 class Reader:
     """The reading side of one member."""
 
-    def __init__(self, state: MemberState, dispatch: Dispatch, settler: Settler, *, block_ms: int) -> None:
+    def __init__(
+        self,
+        state: MemberState,
+        dispatch: Dispatch,
+        settler: Settler,
+        *,
+        block_ms: int,
+        turns: Turns | None = None,
+    ) -> None:
+        """turns: if given, run() is to be called by whose turn it is, and handlers may run in its thread."""
         self._state = state
         self._dispatch = dispatch
         self._settler = settler
         self._block_ms = block_ms
+        self._turns = turns
+        self._mine = True
+        """It is still this reader's turn."""
         self._fresh: list[Held] = []
         self._under_way: deque[Round] = deque()
         self._busy = False
@@ -65,14 +80,14 @@ class Reader:
         self._recheck_ms = 0
 
     def run(self, link: Link) -> None:
-        """Read over this link until the member stops.
+        """Read over this link until the member stops, or a handler in this thread took so long that another reads.
 
         Raises:
             NoSuchGroupError: the group is lost; join again, then run with the same link or another.
             NotConnectedError: the link broke; run with another. Other errors: what the server refused.
         """
         with self.over(link):
-            while not self._state.stopping:
+            while self._mine and not self._state.stopping:
                 if self._recheck_due():
                     self._recheck_ms = 0
                     self._land_all(link)
@@ -83,6 +98,8 @@ class Reader:
     @contextmanager
     def over(self, link: Link) -> Iterator[None]:
         """What run() does before its first step over this link, and after its last, whatever ends it."""
+        self._mine = True
+        self._state.reader_blocked = False  # another reader may have left it so
         try:
             self._state.reader_client = client_id(link)
             self._see_unseen(link)
@@ -130,7 +147,7 @@ class Reader:
         state = self._state
         commands = [settlement.command for settlement in what.settlements]
         if what.room:
-            commands.append(read_command(state.refs, state.consumer, count=what.room))
+            commands.append(read_command(state.refs, state.consumer, count=what.room, block_ms=what.block_ms))
         self._under_way.append(what)
         link.send(*commands)
 
@@ -141,9 +158,13 @@ class Reader:
         try:
             self._settler.absorb(link, what.settlements)
         finally:
+            if what.block_ms is not None and self._state.settling:
+                self._state.duty_wake.set()  # what was refused need not wait until something comes
             # Also when a settlement was refused: else the answer to this read would be taken for the next command's.
             if what.room and not link.closed:
-                count = self._take_in(link.read(), what.token)
+                count = self._take_in(
+                    link.read(None if what.block_ms is None else what.block_ms + SLACK_MS), what.token
+                )
                 self._busy = count > 0
         if what.settlements and self._state.sweeping:
             self._state.duty_wake.set()
@@ -169,18 +190,24 @@ class Reader:
         try:
             if not state.sweeping and (state.finished or state.settling):  # finished before the flag was up
                 return 0
+            settlements: list[Settlement] = []
             while room and not state.stopping:
-                token = state.token
-                link.send(read_command(state.refs, state.consumer, count=room, block_ms=self._block_ms))
-                count = self._take_in(link.read(self._block_ms + SLACK_MS), token)
-                self._hand_on()  # before anything else: there is nothing that it would have to wait for
+                self._take_off(link, Round(settlements, room, state.token, self._block_ms))
+                count = self._land(link)
+                self._hand_on(
+                    here=True
+                )  # before anything else: there is nothing that it would have to wait for
                 total += count
-                if not 0 < count <= FEW or self._recheck_due():
+                if not self._mine or not 0 < count <= FEW or self._recheck_due():
                     break
                 room = self._room()
+                if room and not state.sweeping:
+                    self._dispatch.collect()  # what was handled here
+                    settlements = self._settler.prepare()
             return total
         finally:
-            state.reader_blocked = False
+            if self._mine:
+                state.reader_blocked = False
 
     def _recheck_due(self) -> bool:
         return self._recheck_ms > 0 and now_ms() > self._recheck_ms
@@ -234,13 +261,20 @@ class Reader:
         state.counts.read += count
         return count
 
-    def _hand_on(self) -> None:
-        """Give what was read to the handlers, or back, if the member stops."""
+    def _hand_on(self, *, here: bool = False) -> None:
+        """Give what was read to the handlers, or back, if the member stops; here: they may run in this thread."""
         fresh, self._fresh = self._fresh, []
         if fresh and self._state.stopping:
             self._dispatch.hand_back(fresh)
         elif fresh:
-            self._dispatch.offer(fresh)
+            turns = self._turns
+            work = self._dispatch.offer(fresh, here=here and turns is not None and turns.attended)
+            if work is not None and turns is not None:
+                turns.lend()
+                work()
+                self._mine = turns.back(self)
+                if self._state.sweeping or not self._mine:
+                    self._state.wake()  # another thread settles what has ended here
 
     def _see_unseen(self, link: Link) -> None:
         """Fetch entries that are pending under our name and were never seen here."""

@@ -8,12 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from consumers.delivery import Delivery, held_of
 from consumers.executors import (
     WAKE_S,
     Finished,
     Queue,
+    Work,
     batch_outcomes,
     done,
     drained,
@@ -81,18 +83,21 @@ class ThreadExecutor:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, items: Sequence[Held | Event]) -> None:
+    def submit(self, items: Sequence[Held | Event], *, here: bool = False) -> Work | None:
         """See Executor."""
+        seat = self._lent_seat() if here and self._mean_s <= QUICK_S else None
         self._queue.extend(items)
         events = sum(item.events if isinstance(item, Held) else 1 for item in items[: len(self._threads)])
-        for _ in range(events if self._mean_s > QUICK_S else 1):
-            if not self._call():
-                break
+        if seat is None:
+            for _ in range(events if self._mean_s > QUICK_S else 1):
+                if not self._call():
+                    break
         if events > 1 and not self._standing_by:
             self._call(stands_by=True)
         if self._spec.options.batch is not None:
             with self._arrived:
                 self._arrived.notify_all()
+        return None if seat is None else partial(self._work_in_place_of, seat)
 
     def drain(self) -> list[Held | Event]:
         """See Executor."""
@@ -140,32 +145,54 @@ class ThreadExecutor:
         return given_up(event, self._abandoned)
 
     def _work(self, seat: _Seat) -> None:
+        while self._wait(seat):
+            self._run_queue(seat.slot)
+
+    def _work_in_place_of(self, seat: _Seat) -> None:
+        """Do in this thread what the one that waits there would be called for."""
+        self._run_queue(seat.slot)
+        self._running[seat.slot] = None
+        self._idle.append(seat)
+        if self._queue or self._closed:  # as in _wait
+            self._call()
+
+    def _lent_seat(self) -> _Seat | None:
+        """The seat of a thread that waits, and goes on waiting; None if all are busy, or take batches."""
+        if self._spec.options.batch is not None:
+            return None
+        try:
+            seat = self._idle.pop()
+        except IndexError:
+            return None
+        self._running[seat.slot] = STARTING  # as in _wait
+        return seat
+
+    def _run_queue(self, slot: int) -> None:
+        """Run what is queued, one event after the other."""
         spec, handler, queue, finished = self._spec, self._spec.handler, self._queue, self._finished
         abandoned = self._abandoned
         wants_delivery, running, monotonic = self._wants_delivery, self._running, time.monotonic
-        slot = seat.slot
-        while self._wait(seat):
-            now_s = mark_s = monotonic()
-            count = 0
-            while event := next_event(queue):
-                running[slot] = ((event,), now_s)
-                try:
-                    if wants_delivery:
-                        handler(event, Delivery(event, spec))
-                    else:
-                        handler(event)
-                except BaseException as error:  # noqa: BLE001 - SystemExit in a handler's thread must not cost the event its outcome
-                    finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
+        now_s = mark_s = monotonic()
+        count = 0
+        while event := next_event(queue):
+            running[slot] = ((event,), now_s)
+            try:
+                if wants_delivery:
+                    handler(event, Delivery(event, spec))
                 else:
-                    finished.append(event if abandoned else done(event))
-                count += 1
-                now_s = monotonic()
-                if now_s - mark_s > WAKE_S:
-                    self._mean_s = (now_s - mark_s) / count
-                    mark_s, count = now_s, 0
-                    self._wake()
-            if count:
+                    handler(event)
+            except BaseException as error:  # noqa: BLE001 - SystemExit in a handler's thread must not cost the event its outcome
+                finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
+            else:
+                finished.append(event if abandoned else done(event))
+            count += 1
+            now_s = monotonic()
+            if now_s - mark_s > WAKE_S:
                 self._mean_s = (now_s - mark_s) / count
+                mark_s, count = now_s, 0
+                self._wake()
+        if count:
+            self._mean_s = (now_s - mark_s) / count
 
     def _work_in_batches(self, seat: _Seat) -> None:
         spec, slot, woken_s = self._spec, seat.slot, 0.0
