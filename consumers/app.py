@@ -167,7 +167,7 @@ class Pipeline:
         specs = self.select(groups, streams)
         connector = Connector(url or self.url)
         loops = LoopThread() if self._lifespans or any(spec.is_async for spec in specs) else None
-        running = Running(connector, specs)
+        running = Running(connector, specs, raises=True)
         try:
             with StopSignal() as stop:
                 lifespans = entered(self._lifespans)

@@ -178,7 +178,7 @@ class Consumer:
         if self._closed:
             raise ClosedError("this consumer is closed")
         if self._running is None:
-            running = Running(self._connector, [self._spec], make_executor=self._make_executor)
+            running = Running(self._connector, [self._spec], make_executor=self._make_executor, raises=True)
             running.start(None)
             self._running = running
         return self

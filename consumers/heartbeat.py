@@ -34,13 +34,7 @@ class Heartbeat:
                 lost += self._renew(link, ref, token, group[start : start + MAX_IDS])
         if lost:
             self._dispatch.give_up(lost)
-            state.say.warning(
-                "lease lost",
-                "entries were taken over by another consumer while they were held here",
-                stream=state.keys.stream,
-                group=state.group,
-                entries=len(lost),
-            )
+            state.taken_over += len(lost)
         return len(due)
 
     def _renew(self, link: Link, ref: GroupRef, token: str, held: list[Held]) -> list[Held]:

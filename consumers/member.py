@@ -24,19 +24,21 @@ from consumers.state import Counts, MemberState, now_ms
 from consumers.thread_executor import ThreadExecutor
 from consumers.turns import Turns
 from consumers.window import Held, Window
-from pipeline.backoff import RECONNECT
+from pipeline.backoff import RECONNECT, Backoff
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import (
     MillstreamError,
     NoSuchGroupError,
-    NotConnectedError,
     ServerRefusedError,
     UsageError,
+    WrongKeyTypeError,
 )
 from pipeline.filters import GroupFilter, filter_text
 from pipeline.keys import StreamKeys
+from pipeline.observe.trouble import trouble_with
 from pipeline.server.connect import Connector, Link
-from pipeline.server.groups import retire
+from pipeline.server.error_map import Reaction, row_of
+from pipeline.server.groups import retire, wrong_keys
 
 TICK_S = 0.5
 """Heartbeats, and looks for something to take over, come at least this often, in s."""
@@ -44,8 +46,12 @@ TICKS_PER_CLAIM_AFTER = 6
 """And so often within claim_after: what is due for renewal after a third of it is renewed by half of it."""
 STEADY_S = 5.0
 """A link that worked for so long starts the backoff anew, in s."""
-AWAY_S = 0.1
-"""A member that leaves while the server is away tries again after this, in s."""
+AWAY = Backoff(initial_ms=100, longest_ms=1_000, jitter=0.5)
+"""Between tries of a member that leaves while the server is away, or refuses."""
+PROMOTE_AGAIN_MS = 1_000
+"""A server that is out of memory is asked so much later to promote what is due, in ms."""
+RENEWED = 3
+"""What is held is renewed this often within claim_after: for a part of it nothing comes amiss."""
 LEAVE_S = 2.0
 """Settling and leaving may take so long at the end, in s, even if grace is used up."""
 
@@ -84,6 +90,7 @@ class Member:
             filter=GroupFilter(own=filter_text(o.types for o in options)),
         )
         self._connector = connector
+        self._trouble = trouble_with(connector.shown)
         self._grace_ms = max(o.grace_ms for o in options)
         self._executors = [(spec, self._executor(spec, loop, make_executor)) for spec in specs]
         self._dispatch = Dispatch(self.state, self._executors)
@@ -110,6 +117,11 @@ class Member:
         self._ended = threading.Event()
         self._run_id = ""
         self._swept = ""
+        self._promote_from_ms = 0
+        self._beat_ms: int | None = None
+        """When the last heartbeat was answered, if none has failed since."""
+        self._silent_since_ms: int | None = None
+        """Since when none was answered."""
         self._leave_by_s = 0.0
         self._reader_threads = [
             threading.Thread(
@@ -187,6 +199,8 @@ class Member:
             self._duty_thread.join(max(deadline_s - time.monotonic(), LEAVE_S) + LEAVE_S)
         for _, executor in self._executors:
             executor.close()
+        for one in (self, self._promoter):
+            self._trouble.left(one)
         return self.idle()
 
     def _executor(
@@ -217,15 +231,18 @@ class Member:
     def _do_duties(self) -> None:
         link = self._keep_up("duty", self._duties, self._ended)
         # A server that is away just now may be back within grace: what is finished is worth waiting for.
+        tries = 0
         while link is None or not self._left(link):
             if self.state.failure is not None or self.idle() or time.monotonic() > self._leave_by_s:
                 return
+            if tries:
+                time.sleep(AWAY.wait_ms(tries) / 1_000)
+            tries += 1
             try:
                 link = self._connect("duty")
             except MillstreamError as error:
                 link = None
                 self.state.say.warning("leave", "cannot settle what is finished yet", error=str(error))
-                time.sleep(AWAY_S)
 
     def _keep_up(self, purpose: str, run: Callable[[Link], None], over: threading.Event) -> Link | None:
         """Do one thread's work over a link, and over a new one after each failure, until it is over."""
@@ -242,19 +259,16 @@ class Member:
             except NoSuchGroupError:
                 if link is not None and not self._rejoined(link):
                     link.close()
-            except (NotConnectedError, ServerRefusedError) as error:
-                if link is not None and getattr(error, "code", "") in ("READONLY", "MASTERDOWN", "MOVED"):
-                    link.close()  # the primary is elsewhere now
-                state.say.warning(
-                    f"{purpose} {type(error).__name__}",
-                    "trouble with the server, trying again",
-                    stream=state.keys.stream,
-                    group=state.group,
-                    error=str(error),
-                )
-            except MillstreamError as error:  # no waiting mends it: wrong key type, access denied
-                state.fail(error)
-                break
+            except MillstreamError as error:
+                reaction = row_of(error).member
+                if reaction not in (Reaction.WAIT, Reaction.ELSEWHERE):  # no waiting mends it
+                    state.fail(self._named(link, error))
+                    break
+                if link is not None and reaction is Reaction.ELSEWHERE:
+                    link.close()
+                self._trouble.met(self, error)
+                if purpose == "duty":
+                    self._silent()
             except (
                 BaseException
             ) as error:  # a defect of ours must end the member in plain sight, not one thread of it
@@ -263,7 +277,12 @@ class Member:
             # What was read or settled meanwhile shows that the server can be worked with: only a dead one is spared.
             worked = state.counts.read + state.counts.settled > done or time.monotonic() - begun_s > STEADY_S
             failures = 1 if worked else failures + 1
-            over.wait(RECONNECT.wait_ms(failures) / 1_000)
+            wait_s = RECONNECT.wait_ms(failures) / 1_000
+            if purpose == "duty":  # back in time to renew what is held, as soon as that can be done
+                over.wait(min(wait_s, state.claim_after_ms / RENEWED / 1_000))
+            else:
+                state.back.wait(wait_s)
+                state.back.clear()
         if purpose == "reader":
             if link is not None:
                 link.close()
@@ -277,11 +296,45 @@ class Member:
             self._connector.forget_capabilities()
         link = self._connector.link(f"{state.group} {purpose}")
         run_id = self._connector.capabilities().run_id
-        if run_id != self._run_id:
+        if (
+            run_id and run_id != self._run_id
+        ):  # while a script or loading keeps it busy, a server does not say
             # Live members could not renew while the server was away; give them one claim_after.
             self._run_id = run_id
             state.clock.suspend(now_ms(), state.claim_after_ms)
         return link
+
+    def _named(self, link: Link | None, error: MillstreamError) -> MillstreamError:
+        """The error, with the name of the key that holds something else, where the server tells."""
+        if not isinstance(error, WrongKeyTypeError) or link is None or link.closed:
+            return error
+        try:
+            wrong = wrong_keys(link, self.state.keys, self.state.group)
+        except MillstreamError:
+            return error
+        return (
+            WrongKeyTypeError(
+                f"stream {self.state.keys.stream!r}, group {self.state.group!r}: {', '.join(wrong)}"
+            )
+            if wrong
+            else error
+        )
+
+    def _silent(self) -> None:
+        """No heartbeat got through: whatever the duty thread does that needs no server goes on."""
+        self._dispatch.fail_overdue()
+        if self._beat_ms is not None:
+            self._silent_since_ms, self._beat_ms = self._beat_ms, None
+
+    def _answered(self) -> None:
+        """A heartbeat got through. After a long silence others may not have renewed either: they get their time."""
+        state, now = self.state, now_ms()
+        since_ms, self._silent_since_ms, self._beat_ms = self._silent_since_ms, None, now
+        if since_ms is not None:
+            if now - since_ms > state.claim_after_ms // RENEWED:
+                state.clock.suspend(now, state.claim_after_ms)
+            state.back.set()  # the reader need not wait out its backoff
+        self._trouble.over(self)
 
     def _rejoined(self, link: Link) -> bool:
         """Recreate the lost group; False if that failed too, and is to be tried again."""
@@ -289,7 +342,10 @@ class Member:
             try:
                 self._membership.join(link)
             except MillstreamError as error:
-                self.state.say.warning("rejoin", "cannot recreate the consumer group yet", error=str(error))
+                if row_of(error).member is Reaction.END:
+                    self.state.fail(error)
+                else:
+                    self._trouble.met(self, error)
                 return False
         return True
 
@@ -306,8 +362,7 @@ class Member:
                     )
                     self._tick(link)
                 elif self._on_duty():
-                    if self._promoter.due():
-                        self._promoter.run_once(link)
+                    self._promote(link)
                     if state.sweeping or state.splitting:
                         self._sweep(link)
                 if state.stopping and state.reader_blocked and state.reader_client:
@@ -334,16 +389,31 @@ class Member:
         others = known is not None and len(known.members) > 1
         full = self._claimer.full() and self.state.sweeping and others
         duty = self._membership.run_once(link, swept=swept, no_room=full)
+        self._answered()
         self._heartbeat.run_once(link)
+        self._membership.say_taken_over(link)
         if duty.next_due_ms is not None:
             self._promoter.next_due_ms = duty.next_due_ms
         if not duty.on_duty:
             self._sweep_no_more()
             return
-        if self._promoter.due():
-            self._promoter.run_once(link)
+        self._promote(link)
         self._sweep(link)
         self._janitor.run_once(link, duty)
+
+    def _promote(self, link: Link) -> None:
+        """Promote what is due. For want of memory it waits on, and nothing else with it."""
+        if not self._promoter.due() or now_ms() < self._promote_from_ms:
+            return
+        try:
+            self._promoter.run_once(link)
+        except ServerRefusedError as error:
+            if error.code != "OOM":
+                raise
+            self._promote_from_ms = now_ms() + PROMOTE_AGAIN_MS
+            self._trouble.met(self._promoter, error)
+        else:
+            self._trouble.over(self._promoter)
 
     def _sweep(self, link: Link) -> None:
         duty = self._membership.duty
@@ -364,14 +434,19 @@ class Member:
     def _until_due_s(self) -> float:
         """How long until a retry is due that this member should promote, in s."""
         wait_ms = self._promoter.wait_ms() if self._on_duty() else None
-        return TICK_S if wait_ms is None else max(wait_ms / 1_000, 0.005)
+        if wait_ms is None:
+            return TICK_S
+        return max(wait_ms, self._promote_from_ms - now_ms(), 5) / 1_000
 
     def _left(self, link: Link) -> bool:
         """Settle what is finished, hand back what was never seen, leave the group; False if the server went away."""
         state = self.state
         found: list[Held] = []
         try:
-            unseen(link, state, found)
+            try:
+                unseen(link, state, found)
+            except NoSuchGroupError:
+                self._membership.join(link)
             self._dispatch.hand_back(found)
             self._dispatch.collect()
             while state.settling and time.monotonic() < self._leave_by_s:

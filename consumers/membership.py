@@ -4,16 +4,22 @@ One member at a time is on duty: it sweeps, promotes, retires names and saves po
 its hold on the duty expires and the next heartbeat of another member takes it.
 """
 
+from typing import Any
+
 from consumers.state import MemberState, now_ms
 from pipeline.errors import WrongKeyTypeError
 from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link
-from pipeline.server.groups import Duty, declare_filter, heartbeat, join
+from pipeline.server.groups import Duty, declare_filter, heartbeat, join, made
 
 HOLD_MS = 1_000
 """The duty is held so long after a heartbeat, in ms."""
 FILTER_MS = 10_000
 """How often a member says which types it takes, and hears what its group does, in ms."""
+_LOST = {
+    "recreated": "consumer group was lost and is recreated where it was",
+    "own lost": "what was due again for this group is lost: its retries on their way, replays and split packs",
+}
 
 
 class Membership:
@@ -35,20 +41,16 @@ class Membership:
             joined = join(link, state.keys, state.group, start=self._start, lost=self._joined)
         except WrongKeyTypeError as error:  # of all the streams of an app, which
             raise WrongKeyTypeError(f"stream {state.keys.stream!r}: {error}") from None
+        facts: dict[str, Any] = {"stream": state.keys.stream, "group": state.group}
+        if joined.state != "own lost":
+            facts |= {"position": joined.position, "entries_in_stream": joined.entries}
         if joined.state == "created":
-            say = self._log.info
-            what = "consumer group created"
-        else:
-            say = self._log.warning
-            what = "consumer group was lost and is recreated where it was"
-        if joined.state != "exists":
-            say(
-                what,
-                stream=state.keys.stream,
-                group=state.group,
-                position=joined.position,
-                entries_in_stream=joined.entries,
-            )
+            self._log.info("consumer group created", **facts)
+        elif joined.state != "exists":
+            state.say.warning(joined.state, _LOST[joined.state], **facts)
+        if joined.made != state.made:
+            # What was held before is not ours any more, and nobody has taken it.
+            state.made, state.taken_over = joined.made, 0
         self._joined = True
         self._declare_types(link)  # before anything is read
         self.run_once(link, swept="")
@@ -67,6 +69,24 @@ class Membership:
         if now_ms() - self._said_ms >= FILTER_MS:
             self._declare_types(link)
         return duty
+
+    def say_taken_over(self, link: Link) -> None:
+        """Say what others have taken from us: not what went with a group that was lost, of which that was said."""
+        state = self._state
+        if not state.taken_over:
+            return
+        now = made(link, state.keys, state.group)
+        count, state.taken_over = state.taken_over, 0
+        if now != state.made:
+            state.made = now
+            return
+        state.say.warning(
+            "taken over",
+            "entries were taken over by another consumer while they were held here: they may be handled twice",
+            stream=state.keys.stream,
+            group=state.group,
+            entries=count,
+        )
 
     def leave(self, link: Link, *, for_good: bool) -> None:
         """Give the duty up. for_good: nothing is left behind; else the others miss the name at once."""

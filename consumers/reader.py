@@ -179,8 +179,8 @@ class Reader:
         while self._under_way and not link.closed:
             try:
                 self._land(link)
-            except MillstreamError as error:  # refused for the same cause, and asked again
-                self._state.say.warning("refused", "trouble with the server", error=str(error))
+            except MillstreamError:  # refused for the same cause, which run() raises, and asked again
+                pass
 
     def _wait(self, link: Link, room: int) -> int:
         """Wait at the server for what is new, again and again while little comes; the duty thread settles meanwhile."""

@@ -54,7 +54,10 @@ class Running:
         specs: Sequence[ConsumerSpec],
         *,
         make_executor: MakeExecutor | None = None,
+        raises: bool = False,
     ) -> None:
+        """raises: the caller looks at `failure` and raises it; else a member that ends by itself says so."""
+        self._raises = raises
         self.connector = connector
         self._make_executor = make_executor
         groups: dict[tuple[str, str], list[ConsumerSpec]] = {}
@@ -83,6 +86,7 @@ class Running:
                 member = Member(
                     self.connector, specs, loop=loop, start=start, make_executor=self._make_executor
                 )
+                member.state.raises = self._raises
                 member.start()
                 self.members.append(member)
                 self._log.info(

@@ -212,10 +212,7 @@ class Settler:
         if state.passed:
             for one in held:
                 state.passed.pop(one, None)
-        if not settled.group_there:
-            state.say.warning("group lost", "consumer group is gone, it is recreated", group=state.group)
-        if lost:
-            self._say_taken_over(len(lost))
+        state.taken_over += len(lost)
         state.counts.settled += settled.count
 
     def _moved(self, held: Sequence[Held], answers: Reply) -> MillstreamError | None:
@@ -231,7 +228,7 @@ class Settler:
                 state.counts.dead += sum(move.kind == "dead" for move in one.moves)
             elif answer == 0:
                 state.lose(one)
-                self._say_taken_over(1)
+                state.taken_over += 1
         problem = next((answer for answer in answers if isinstance(answer, bytes)), None)
         if problem is None:
             return None
@@ -242,15 +239,6 @@ class Settler:
     def _done(self, held: Held) -> None:
         self._state.passed.pop(held, None)
         self._finished += self._state.window.remove_all([held])
-
-    def _say_taken_over(self, count: int) -> None:
-        self._state.say.warning(
-            "taken over",
-            "finished entries had been taken over by another consumer: they may have been handled twice",
-            stream=self._state.keys.stream,
-            group=self._state.group,
-            entries=count,
-        )
 
 
 def _wanted(events: Sequence[Event], filter_: GroupFilter) -> bool:

@@ -82,6 +82,8 @@ class MemberState:
     counts: Counts = field(default_factory=Counts)
     reader_wake: threading.Event = field(default_factory=threading.Event)
     duty_wake: threading.Event = field(default_factory=threading.Event)
+    back: threading.Event = field(default_factory=threading.Event)
+    """The server works again, or the member stops: ends the reader's wait after a failure."""
     reader_blocked: bool = False
     """The reader waits at the server: what is finished is settled by the duty thread."""
     reader_client: int = 0
@@ -96,12 +98,18 @@ class MemberState:
     """The group's own stream holds events that were running when a worker died."""
     claiming: int = 0
     """So many entries may come with the claim that is under way."""
+    made: str = ""
+    """When the group was created last, as far as is known here."""
+    taken_over: int = 0
+    """Entries that were found not to be ours any more, and of which nothing was said yet."""
     retry_due_ms: float | None = None
     """The first retry that this member put off since the promoter last looked, by the server's clock."""
     released_until_ms: int = 0
     """Until then this member leaves the duty to others: it released entries it cannot run."""
     on_stop: Callable[[], None] | None = None
     """Called when the member begins to stop: wakes who waits for deliveries."""
+    raises: bool = False
+    """Whoever runs the member raises its failure, so that it need not be said here."""
     failure: MillstreamError | None = None
     """Why the member cannot go on: wrong key type, access denied, all slots lost."""
 
@@ -129,6 +137,7 @@ class MemberState:
         """Wake both threads, and who waits for deliveries."""
         self.reader_wake.set()
         self.duty_wake.set()
+        self.back.set()
         if self.on_stop is not None and self.stopping:
             self.on_stop()
 
@@ -136,6 +145,13 @@ class MemberState:
         """The member cannot go on; whoever runs it sees `failure`."""
         if self.failure is None:
             self.failure = error
+            if not self.raises:
+                get_logger("consumer").error(
+                    "consumer has ended: no waiting mends it",
+                    stream=self.keys.stream,
+                    group=self.group,
+                    error=str(error),
+                )
         self.stop_asked.set()
         self.wake_all()
 

@@ -6,7 +6,13 @@ password, and no error type of a third party leaves the folder it belongs to.
 
 
 class MillstreamError(Exception):
-    """The base of all errors that Millstream raises."""
+    """The base of all errors that Millstream raises.
+
+    Attributes:
+        code: first word of the server's answer, such as OOM or NOPERM; empty where it is not an answer.
+    """
+
+    code: str = ""
 
 
 class UsageError(MillstreamError, ValueError):

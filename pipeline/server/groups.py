@@ -8,9 +8,10 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.errors import MillstreamError, NoSuchGroupError
 from pipeline.keys import GroupRef, StreamKeys, escape
 from pipeline.server.connect import Link
-from pipeline.server.replies import Fields, Reply, text
+from pipeline.server.replies import Fields, Reply, pairs, text
 from pipeline.server.scripts import Arg, script
 
 MAX_IDS = 500
@@ -27,10 +28,12 @@ class Joined:
     """Answer of join(): whether the group was there, and where it began otherwise."""
 
     state: str
-    """exists, created, or recreated (it was lost)."""
+    """exists, created, recreated (it was lost), or own lost: what was due again for it is gone, itself is there."""
     position: str
     entries: int
     """Entries in the stream."""
+    made: str = ""
+    """A value that changes whenever the group, or what is due again for it, is created anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def join(link: Link, keys: StreamKeys, group: str, *, start: str, lost: bool) ->
         [keys.stream, keys.groups, keys.again(group), keys.never],
         [group, escape(group), start, int(lost), nonce()],
     )
-    return Joined(text(reply[0]), text(reply[1]), reply[2])
+    return Joined(text(reply[0]), text(reply[1]), reply[2], text(reply[3]))
 
 
 def declare_filter(link: Link, keys: StreamKeys, group: str, member: str, own: str) -> str:
@@ -262,6 +265,41 @@ def promote(link: Link, keys: StreamKeys, group: str, *, count: int = 200) -> tu
 def save_position(link: Link, keys: StreamKeys, group: str) -> str:
     """Save where the group stands on the stream; the position saved."""
     return text(link.run(script("positions"), [keys.stream, keys.groups, keys.never], [group, escape(group)]))
+
+
+def made(link: Link, keys: StreamKeys, group: str) -> str:
+    """The group's Joined.made, as it is now."""
+    return text(link.call("HGET", keys.groups, f"{escape(group)}:made") or "")
+
+
+def names_idle(link: Link, ref: GroupRef) -> dict[str, tuple[int, int]]:
+    """Consumer names of a group on one of its streams: what each holds, and for how long it did nothing, in ms."""
+    reply = link.calls([("XINFO", "CONSUMERS", ref.key, ref.group)])[0]
+    if isinstance(reply, MillstreamError):
+        if isinstance(reply, NoSuchGroupError) or "no such key" in str(reply):
+            return {}
+        raise reply
+    return {text(facts["name"]): (facts["pending"], facts["idle"]) for facts in map(pairs, reply)}
+
+
+def wrong_keys(link: Link, keys: StreamKeys, group: str) -> list[str]:
+    """Which of a group's keys hold another type than they should, each as "KEY holds a TYPE, not a TYPE"."""
+    types = {
+        keys.stream: "stream",
+        keys.again(group): "stream",
+        keys.dead(group): "stream",
+        keys.groups: "hash",
+        keys.members(group): "hash",
+        keys.retry_bodies(group): "hash",
+        keys.retry(group): "zset",
+        keys.duty(group): "string",
+    }
+    replies = link.calls([("TYPE", key) for key in types])
+    return [
+        f"{key} holds a {text(is_type)}, not a {wanted}"
+        for (key, wanted), is_type in zip(types.items(), replies, strict=True)
+        if not isinstance(is_type, MillstreamError) and text(is_type) not in ("none", wanted)
+    ]
 
 
 def retire(link: Link, keys: StreamKeys, group: str, consumer: str) -> bool:

@@ -39,7 +39,13 @@ if mark and mark == ARGV[6] then
 end
 local due = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
 local known = tonumber(redis.call('HGET', KEYS[1], ARGV[1] .. ':claim_after') or '0')
-local answer = {now_ms, on_duty, 0, redis.call('HGET', KEYS[1], ARGV[1] .. ':token') or '', mark or '', due[2] or ''}
+local token = redis.call('HGET', KEYS[1], ARGV[1] .. ':token')
+if not token and tonumber(ARGV[4]) >= 0 then
+  -- S:groups was deleted: a missing token must not come back, or two losses would look like none
+  token = string.format('%d', now_ms) .. '-' .. ARGV[2]
+  redis.call('HSET', KEYS[1], ARGV[1] .. ':token', token)
+end
+local answer = {now_ms, on_duty, 0, token or '', mark or '', due[2] or ''}
 local longest = math.max(own, known)
 if on_duty == 1 then
   longest = own

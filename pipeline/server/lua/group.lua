@@ -3,8 +3,9 @@
 -- KEYS  1 stream  2 S:groups  3 S:again:<group>  4 S:never
 -- ARGV  1 group  2 group, escaped  3 position for a new group (0-0, $ or an id)
 --       4 1 if a member saw this group before: then it is lost, not new  5 random part of the claims token
--- Returns {state, position, entries}: state exists | created | recreated; position it was created at;
---       entries in the stream.
+-- Returns {state, position, entries, made}: state exists | created | recreated | own lost (the group is there, and what
+--       was due again for it is gone); position it was created at; entries in the stream; when and by whom the group was
+--       created last: what was held before that is not ours any more without another having it.
 --
 -- A lost group (flush, failover, deletion) is recreated at its saved position, at the start where that is gone or lies
 -- beyond the stream, and never silently at $. Deleting a key that never exists lets the script write on under OOM.
@@ -31,7 +32,8 @@ else
     if info[i] == 'last-generated-id' then last = info[i + 1] end
   end
 end
-if ARGV[4] == '1' or redis.call('HEXISTS', KEYS[2], ARGV[2] .. ':since') == 1 then
+local known = ARGV[4] == '1' or redis.call('HEXISTS', KEYS[2], ARGV[2] .. ':since') == 1
+if known then
   state = 'recreated'
   position = redis.call('HGET', KEYS[2], ARGV[2] .. ':pos:main') or '0-0'
   if later(position, last) then position = '0-0' end
@@ -42,6 +44,7 @@ if failed(made) then
   if not string.find(made['err'], 'BUSYGROUP', 1, true) then return made end
   state = 'exists'
 end
+local own_there = redis.call('EXISTS', KEYS[3]) == 1
 local again = redis.pcall('XGROUP', 'CREATE', KEYS[3], ARGV[1], '0-0', 'MKSTREAM')
 if failed(again) and not string.find(again['err'], 'BUSYGROUP', 1, true) then return again end
 
@@ -54,6 +57,8 @@ if state ~= 'exists' then
 end
 if state ~= 'exists' or not failed(again) then
   -- what somebody still holds may now be delivered to another
-  redis.call('HSET', KEYS[2], ARGV[2] .. ':token', string.format('%d', now_ms) .. '-' .. ARGV[5])
+  local token = string.format('%d', now_ms) .. '-' .. ARGV[5]
+  redis.call('HSET', KEYS[2], ARGV[2] .. ':token', token, ARGV[2] .. ':made', token)
 end
-return {state, position, redis.call('XLEN', KEYS[1])}
+if known and state == 'exists' and not own_there then state = 'own lost' end
+return {state, position, redis.call('XLEN', KEYS[1]), redis.call('HGET', KEYS[2], ARGV[2] .. ':made') or ''}

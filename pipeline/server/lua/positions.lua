@@ -27,6 +27,12 @@ else
     if facts['name'] == ARGV[1] then position = facts['last-delivered-id'] end
   end
 end
+if redis.call('HEXISTS', KEYS[2], ARGV[2] .. ':since') == 0 then
+  -- S:groups was deleted: without a record, a group that is lost later would count as a new one
+  local now = redis.call('TIME')
+  redis.call('DEL', KEYS[3])
+  redis.call('HSET', KEYS[2], ARGV[2] .. ':since', string.format('%d', now[1] * 1000 + math.floor(now[2] / 1000)))
+end
 if redis.call('HGET', KEYS[2], ARGV[2] .. ':pos:main') ~= position then
   redis.call('DEL', KEYS[3])
   redis.call('HSET', KEYS[2], ARGV[2] .. ':pos:main', position)

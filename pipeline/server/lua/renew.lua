@@ -8,7 +8,7 @@
 local token = redis.call('HGET', KEYS[2], ARGV[2] .. ':token') or ''
 local ids, lost = {}, {}
 for i = 5, #ARGV do
-  if token == ARGV[4] then
+  if token ~= '' and token == ARGV[4] then
     ids[#ids + 1] = ARGV[i]
   else
     local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)

@@ -17,7 +17,7 @@ if ARGV[6] ~= '' then
   if filter ~= ARGV[6] then return {0, token, 2, filter} end
 end
 local ids, lost = nil, {}
-if token == ARGV[5] then
+if token ~= '' and token == ARGV[5] then
   ids = {unpack(ARGV, 7)}
 else
   ids = {}
