@@ -261,7 +261,7 @@ class Member:
                     link.close()
             except MillstreamError as error:
                 reaction = row_of(error).member
-                if reaction not in (Reaction.WAIT, Reaction.ELSEWHERE):  # no waiting mends it
+                if reaction not in (Reaction.WAIT, Reaction.ELSEWHERE, Reaction.TEACH):  # no waiting mends it
                     state.fail(self._named(link, error))
                     break
                 if link is not None and reaction is Reaction.ELSEWHERE:

@@ -31,6 +31,8 @@ from pipeline.server.locate import Address, locate
 from pipeline.server.replies import Reply
 from pipeline.server.scripts import Arg, Script
 
+LOADS = 3
+"""So often a script is loaded before it runs: somebody may have the server forget it in between."""
 READ_BYTES = 1 << 18
 """Bytes asked of the socket at a time: a reply of 1,000 entries takes a few reads, not hundreds."""
 
@@ -91,13 +93,15 @@ class Link:
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Reply:
         """Run a script, loading it first where the server does not know it (it was not run then, so this is safe)."""
-        reply = self.calls([script.command(keys, args)])[0]
-        if isinstance(reply, MillstreamError):
-            if getattr(reply, "code", "") != "NOSCRIPT":
+        command = script.command(keys, args)
+        for _ in range(LOADS):
+            reply = self.calls([command])[0]
+            if not isinstance(reply, MillstreamError):
+                return reply
+            if reply.code != "NOSCRIPT":
                 raise reply
             self.load(script)
-            return self.call(*script.command(keys, args))
-        return reply
+        return self.call(*command)
 
     def load(self, script: Script) -> None:
         """Make the script known to the server."""
