@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from pipeline.errors import AccessDeniedError, MillstreamError, NotConnectedError, ServerRefusedError
 from pipeline.options import ProducerOptions
-from pipeline.server.append import Answer, AppendOptions, append_command, parse_append
+from pipeline.server.append import Answer, Appended, AppendOptions, append_command, parse_append
 from pipeline.server.connect import Connector, Link
 from pipeline.server.scripts import Arg, script
 from producers.batch import Batch, Batches
 from producers.confirm import Level
 from producers.encoder import Encoder
+from producers.outbox import MAX_IDLE_STREAMS
 
 DAY_MS = 86_400_000
 LONGEST_SLEEP_MS = 3_600_000
@@ -58,6 +59,10 @@ class Exchange:
             dedupe_for_ms=options.dedupe_for_ms,
             max_stream_entries=options.max_stream_entries,
         )
+        self._renew_ms = (self._append.expiry_ms - 2 * options.send_timeout_ms) / 2
+        """So long the server's record of a stream is left alone, in ms: it always lasts for twice the send timeout."""
+        self._renew_at_ms: dict[str, float] = {}
+        """When it is next renewed, where that was asked for over this connection, and not refused."""
         # Read in the caller's thread: its first use imports modules, and a fork in the midst of an import in another
         # thread leaves the child with half a module.
         self._script = script("append")
@@ -105,6 +110,7 @@ class Exchange:
         """Close the connection; what is in flight has no answer any more."""
         link, self._link = self._link, None
         self._flights.clear()
+        self._renew_at_ms.clear()
         if link is not None:
             link.close()
 
@@ -115,7 +121,7 @@ class Exchange:
         if loads:
             commands.append(("SCRIPT", "LOAD", self._script.text))
         for batches, batch in taken:
-            commands.append(self._command(batches, batch))
+            commands.append(self._command(batches, batch, now_ms))
         if self._wait is not None:
             commands.append(self._wait)
         # In flight before it is written: a write that breaks may have reached the server in part. One wait for a level
@@ -166,8 +172,8 @@ class Exchange:
             if flight.loads:
                 reply = link.read_or_error()
                 self._load_error = reply if isinstance(reply, MillstreamError) else None
-            for _ in flight.batches:
-                answers.append(self._answer(parse_append(link.read_or_error())))  # noqa: PERF401 - kept if one fails
+            for batches, _ in flight.batches:
+                answers.append(self._answer(batches, parse_append(link.read_or_error())))
             if flight.waits:
                 reply = link.read_or_error(self.connector.timeout_ms + self._level.timeout_ms)
                 reached, known = self._level.reached(reply), True
@@ -179,14 +185,16 @@ class Exchange:
                 for (batches, batch), answer in zip(flight.batches, answers, strict=False)
             ]
 
-    def _answer(self, answer: Answer) -> Answer:
+    def _answer(self, batches: Batches, answer: Answer) -> Answer:
+        if not isinstance(answer, Appended):  # then nothing was renewed
+            self._renew_at_ms.pop(batches.stream, None)
         if isinstance(answer, ServerRefusedError) and answer.code == "NOSCRIPT":
             self._load = True
             if isinstance(self._load_error, AccessDeniedError):
                 return self._load_error
         return answer
 
-    def _command(self, batches: Batches, batch: Batch) -> tuple[Arg, ...]:
+    def _command(self, batches: Batches, batch: Batch, now_ms: float) -> tuple[Arg, ...]:
         ids: dict[int, str] = {}
         values: list[Sequence[bytes]] = []
         entries = 0
@@ -210,12 +218,22 @@ class Exchange:
             values=values,
             entries=entries,
             plain=plain,
+            renew=self._renews(batches.stream, now_ms),
             ids=ids,
             source=batch.source,
             before=batch.before,
             after=batch.after,
             options=self._append,
         )
+
+    def _renews(self, stream: str, now_ms: float) -> bool:
+        """Whether what the server remembers of this producer is to be renewed with the batch that is sent now."""
+        if now_ms < self._renew_at_ms.get(stream, 0.0):
+            return False
+        if len(self._renew_at_ms) >= MAX_IDLE_STREAMS:
+            self._renew_at_ms.clear()
+        self._renew_at_ms[stream] = now_ms + self._renew_ms
+        return True
 
     def _open(self) -> Link:
         if self._link is None:

@@ -88,6 +88,7 @@ def append_command(
     values: Sequence[Sequence[bytes]],
     entries: int,
     plain: bool = True,
+    renew: bool = True,
     ids: Mapping[int, str] = {},
     source: str = "",
     before: str = "",
@@ -99,9 +100,14 @@ def append_command(
     Args:
         values: header and body of each entry in turn, in as many pieces as are at hand; if not plain, the names and
             values of one entry in each piece.
+        renew: whether the server is to remember the producer for expiry_ms from now on, rather than from when it was
+            last asked to. A first batch and a repeat renew it anyway.
         entries: how many entries these are. ids: index of an entry to the event id that must not be in the stream yet.
     """
-    numbers = (number, base, options.expiry_ms, options.max_stream_entries, options.dedupe_for_ms)
+    numbers = (
+        *(number, base, options.expiry_ms, int(renew)),
+        *(options.max_stream_entries, options.dedupe_for_ms),
+    )
     args: list[Arg] = [
         *map(str, numbers),  # texts alone are packed as they are
         before if source else "",

@@ -25,6 +25,7 @@ from pipeline.errors import (
     WrongKeyTypeError,
 )
 from pipeline.event import Event
+from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
 from producers.producer import Producer
 from producers.receipt import Receipt
@@ -221,6 +222,35 @@ def test_every_fifth_reply_lost_and_nothing_is_missing_or_twice(
     found = events(link, stream)
     assert [event.data for event in found] == list(range(-1, 2_000))
     assert [receipt.event_id for receipt in receipts] == [event.id for event in found[1:]]
+
+
+def test_the_servers_memory_of_a_producer_lasts_for_two_send_timeouts(
+    proxy: Proxy, link: Link, stream: str
+) -> None:
+    """It is renewed now and then, after a refusal, and on every new connection; with a long timeout, always."""
+
+    def kept_ms(producer: Producer, data: int) -> int:
+        key = StreamKeys(stream).producer(producer.id)
+        link.call("PEXPIRE", key, 50_000)
+        producer.send(stream, data).result(10)
+        return int(link.call("PTTL", key))
+
+    with Producer(proxy.url) as producer:
+        producer.send(stream, 0).result(5)
+        assert kept_ms(producer, 1) <= 50_000
+        link.call("RENAME", stream, f"{stream}-2")
+        link.call("SET", stream, "text")
+        with pytest.raises(SendError, match="another type"):
+            kept_ms(producer, 2)
+        link.call("RENAME", f"{stream}-2", stream)
+        assert kept_ms(producer, 3) > 80_000_000
+        assert kept_ms(producer, 4) <= 50_000
+        proxy.cut()
+        assert kept_ms(producer, 5) > 80_000_000
+    with Producer(proxy.url, send_timeout="12h") as patient:
+        patient.send(stream, 6).result(5)
+        assert kept_ms(patient, 7) > 80_000_000
+    assert datas(link, stream) == [0, 1, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("where", ["request_bytes", "reply_bytes"])

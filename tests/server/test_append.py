@@ -88,6 +88,21 @@ def test_a_repeat_renews_the_expiry_of_the_record(append: Append, link: Link, st
     assert link.call("PTTL", key) > 50_000
 
 
+def test_a_batch_renews_the_expiry_only_if_asked_to(append: Append, link: Link, stream: str) -> None:
+    """But for the first of a record, whatever number it has: one that never expires would be left behind."""
+    append(1, "a", renew=False)
+    key = StreamKeys(stream).producer("p")
+    assert link.call("PTTL", key) > 50_000
+    link.call("PEXPIRE", key, 10_000)
+    append(2, "b", renew=False)
+    assert 0 < link.call("PTTL", key) <= 10_000
+    append(3, "c", renew=True)
+    assert link.call("PTTL", key) > 50_000
+    link.call("DEL", key)
+    append(4, "d", renew=False)
+    assert link.call("PTTL", key) > 50_000
+
+
 def test_a_batch_whose_predecessor_is_missing_is_a_gap(append: Append, link: Link, stream: str) -> None:
     """Order is kept: nothing is appended before what was sent before it."""
     append(1, "a")
@@ -113,6 +128,16 @@ def test_a_batch_that_comes_after_its_base_moved_on_is_not_appended(
     append(3, "c", base=3)
     assert append(2, "b", base=2) == Forgotten(3)
     assert bodies(link, stream) == "ac"
+
+
+def test_what_another_number_left_is_no_answer(append: Append, link: Link, stream: str) -> None:
+    """Where numbers were left out, their places still hold what was sixteen before."""
+    for number in range(1, 21):
+        append(number, "x")
+    append(30, "y", base=30)
+    assert append(24, "x", base=24) == Forgotten(30)
+    assert isinstance(append(20, "x", base=20), Appended)
+    assert link.call("XLEN", stream) == 21
 
 
 def test_sixteen_batches_are_remembered(append: Append, link: Link, stream: str) -> None:

@@ -3,10 +3,10 @@
 -- KEYS  1 stream  2 S:producer:<id>  3 S:source:<id> (S:never where the batch has no source)
 --       4… S:ids:<id> of those entries that carry an id to deduplicate by, in the order of the entries
 -- ARGV  1 number n of this batch  2 base: the producer's lowest unconfirmed number  3 ms until the record expires
---       4 hard cap in entries, 0 for none  5 ms until S:ids expire
---       6 the source's position before this batch  7 and after it (both empty without a source)
---       8 1 if every entry is h and b alone (then only their values follow), 0 if each is led by its number of values
---       9 number of entries  10… which entries KEYS 4… belong to, counted from 1, then the entries
+--       4 1 to renew that, 0 if it was renewed lately  5 hard cap in entries, 0 for none  6 ms until S:ids expire
+--       7 the source's position before this batch  8 and after it (both empty without a source)
+--       9 1 if every entry is h and b alone (then only their values follow), 0 if each is led by its number of values
+--       10 number of entries  11… which entries KEYS 4… belong to, counted from 1, then the entries
 -- Returns {status, text}:
 --       ok        appended now                    text: first id, how many were appended, and for each entry that
 --       repeated  appended before                       was not, as its S:ids exists: `which=id`, separated by spaces
@@ -16,32 +16,34 @@
 --
 -- Entries first, record last: what fails in between leaves no entry behind. The first write is one that the server
 -- refuses when out of memory, so a batch is refused as a whole. One id is the server's choice and the others count on
--- from it, so that 16 batches are remembered in a few bytes each. A repeat renews the record's expiry: a write, so
--- that a WAIT behind it covers the first append.
+-- from it, so that 16 batches are remembered in a few bytes each: what n left stands in the field n % 16, with n before
+-- it, as numbers may be left out. A repeat renews the record's expiry whatever was asked: a write, so that a WAIT behind
+-- it covers the first append.
 
 local n = tonumber(ARGV[1])
-local seen = redis.pcall('HMGET', KEYS[2], 'last', ARGV[1])
+local seen = redis.pcall('HMGET', KEYS[2], 'last', n % 16)
 if seen['err'] then return seen end
 local last = tonumber(seen[1] or 0)
 if n <= last then
-  if not seen[2] then return {'forgotten', tostring(last)} end
+  local of, record = string.match(seen[2] or '', '^(%d+)=(.*)$')
+  if of ~= ARGV[1] then return {'forgotten', tostring(last)} end
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
-  return {'repeated', seen[2]}
+  return {'repeated', record}
 end
 -- After a failover or an expiry the numbers before base may be unknown here; the producer knows how they ended.
 if n ~= last + 1 and n ~= tonumber(ARGV[2]) then return {'gap', tostring(last)} end
 
-local source = ARGV[7] ~= ''
+local source = ARGV[8] ~= ''
 if source then
   local position = redis.pcall('GET', KEYS[3])
   if type(position) == 'table' then return position end
-  if position and position ~= ARGV[6] then return {'position', position} end
+  if position and position ~= ARGV[7] then return {'position', position} end
 end
 
-local stream, plain, entries = KEYS[1], ARGV[8] == '1', tonumber(ARGV[9])
+local stream, plain, entries = KEYS[1], ARGV[9] == '1', tonumber(ARGV[10])
 local ids = #KEYS - 3
-local at = 10 + ids
-local key, due = 4, ids > 0 and tonumber(ARGV[10]) or 0
+local at = 11 + ids
+local key, due = 4, ids > 0 and tonumber(ARGV[11]) or 0
 local first, prefix, seq, count, skipped = '', '', 0, 0, {}
 local call, argv = redis.pcall, ARGV
 
@@ -94,11 +96,11 @@ while i <= entries do
       onward = prefix .. '*'
     end
     count = count + 1
-    if i == due then redis.call('SET', KEYS[key], id, 'PX', ARGV[5]) end
+    if i == due then redis.call('SET', KEYS[key], id, 'PX', ARGV[6]) end
   end
   if i == due then
     key = key + 1
-    due = key <= #KEYS and tonumber(ARGV[6 + key]) or 0
+    due = key <= #KEYS and tonumber(ARGV[7 + key]) or 0
   end
   at = at + (plain and 2 or size + 1)
   i = i + 1
@@ -112,10 +114,9 @@ while i <= entries do
   end
 end
 
-if ARGV[4] ~= '0' then redis.call('XTRIM', stream, 'MAXLEN', '~', ARGV[4]) end
-if source then redis.call('SET', KEYS[3], ARGV[7]) end
+if ARGV[5] ~= '0' then redis.call('XTRIM', stream, 'MAXLEN', '~', ARGV[5]) end
+if source then redis.call('SET', KEYS[3], ARGV[8]) end
 local record = first .. ' ' .. count .. ' ' .. table.concat(skipped, ' ')
-redis.call('HSET', KEYS[2], 'last', ARGV[1], ARGV[1], record)
-redis.call('HDEL', KEYS[2], tostring(n - 16))
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[2], 'last', ARGV[1], n % 16, ARGV[1] .. '=' .. record)
+if ARGV[4] == '1' or not seen[1] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 return {'ok', record}
