@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import socket
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -60,8 +61,10 @@ class Proxy:
 
     - `swallow = rule`: a reply for which it is true disappears, and its connection is cut at once.
     - `cut_after(replies=…)`, `cut_after(request_bytes=…)`, `cut_after(reply_bytes=…)`: the connection breaks there.
-    - `hold()` / `release()`: replies wait. `black_hole()`: both directions swallow everything, nothing breaks.
-    - `refuse = True`: new connections are closed at once. `cut()`: all connections break now.
+    - `hold()` / `release()`: replies wait. `black_hole()`: both directions swallow everything, nothing breaks;
+      `deaf` / `mute`: only requests do, only replies do.
+    - `refuse = True`: new connections are closed at once. `cut()`: all connections break now; `cut(reset=True)`: by RST
+      (with tcp=True).
     """
 
     def __init__(self, address: Address, *, tcp: bool = False) -> None:
@@ -82,11 +85,14 @@ class Proxy:
         """Replies that came from the server so far."""
         self.swallowed = 0
         self.connections = 0
+        self.cuts = 0
+        """Connections broken where cut_after() said, or by cut()."""
+        self.deaf = False
+        self.mute = False
         self._lock = threading.Lock()
         self._budgets: dict[str, int] = {}
         self._flowing = threading.Event()
         self._flowing.set()
-        self._hole = False
         self._closed = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -117,12 +123,13 @@ class Proxy:
             wanted = {"replies": replies, "request_bytes": request_bytes, "reply_bytes": reply_bytes}
             self._budgets.update({kind: amount for kind, amount in wanted.items() if amount})
 
-    def cut(self) -> None:
+    def cut(self, *, reset: bool = False) -> None:
         """Break all connections now."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
+            self.cuts += len(pairs)
         for pair in pairs:
-            self._break(pair)
+            self._break(pair, reset=reset)
 
     def hold(self) -> None:
         """Keep replies back until release()."""
@@ -134,7 +141,7 @@ class Proxy:
 
     def black_hole(self, on: bool = True) -> None:
         """Swallow everything in both directions without breaking anything."""
-        self._hole = on
+        self.deaf = self.mute = on
 
     def _accept(self) -> None:
         while not self._closed:
@@ -165,7 +172,7 @@ class Proxy:
         client, server = pair
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
-                if self._hole:
+                if self.deaf:
                     continue
                 part = self._within("request_bytes", data)
                 server.sendall(part)
@@ -193,7 +200,7 @@ class Proxy:
                 self.swallowed += 1
                 return False
         self._flowing.wait()
-        if self._hole:
+        if self.mute:
             return True
         part = self._within("reply_bytes", reply)
         client.sendall(part)
@@ -209,13 +216,16 @@ class Proxy:
                 self._budgets[kind] = budget - len(data)
                 return data
             del self._budgets[kind]
+            self.cuts += 1
             return b"" if kind == "replies" else data[:budget]
 
-    def _break(self, pair: tuple[socket.socket, socket.socket]) -> None:
+    def _break(self, pair: tuple[socket.socket, socket.socket], *, reset: bool = False) -> None:
         with self._lock:
             if pair in self._pairs:
                 self._pairs.remove(pair)
         for end in pair:
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                if reset:  # closed with something unsent, it is an RST and no FIN; whoever reads it is woken first
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
             end.close()

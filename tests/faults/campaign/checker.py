@@ -17,6 +17,8 @@ SETTLE_S = 3.0
 """What a handler has finished is settled at once; so long it may take on a busy machine before a repeat is a wonder."""
 HEARS_S = 2.0
 """A worker that stood still hears with its next heartbeat what it lost meanwhile: after so long at the latest."""
+HOLDS_S = 5.0
+"""What a worker holds it has begun after so long."""
 GAP_S = 0.1
 """A run that began or ended so close to a sample says nothing about it."""
 
@@ -248,7 +250,7 @@ def _repeats(
                 and stall.from_s <= run.begun_s
                 for stall in long_stalls
             )
-            if stalled or any(_explains(fault, before, run) for fault in history.faults):
+            if stalled or any(_explains(fault, before, run, history.sent.get(name)) for fault in history.faults):
                 found.counts.duplicated += 1
             else:
                 found.note(
@@ -271,10 +273,14 @@ def _repeats(
                     )
 
 
-def _explains(fault: Fault, before: Run, run: Run) -> bool:
+def _explains(fault: Fault, before: Run, run: Run, sent: Sent | None) -> bool:
     """Whether a fault is the cause that what `before` ran was run again."""
     if not fault.repeats or fault.from_s > run.begun_s:
         return False
+    if fault.pids is None and fault.risk_s and sent is not None and sent.asked_s <= fault.until_s:
+        # Read again from where the group stood: beside who had read it before, and works off what it holds.
+        if fault.until_s <= before.begun_s <= fault.until_s + HOLDS_S:
+            return True
     if fault.pids is not None and run.pid in fault.pids and not fault.deadly:
         # It stood still with what it held, another had it meanwhile, and it begins before it hears of that.
         return run.begun_s <= fault.until_s + HEARS_S

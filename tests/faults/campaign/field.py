@@ -34,6 +34,8 @@ from tests.faults.campaign.history import (
 from tests.faults.campaign.journal import STALL_S, Reader
 from tests.faults.campaign.processes import Child, Nursery
 from tests.faults.campaign.server import FaultyServer, now_s
+from tests.faults.campaign.wire import Wire
+from tests.proxy import Proxy
 from tests.until import until
 
 SAMPLE_S = 0.1
@@ -94,6 +96,10 @@ class Field:
         self.producers: list[Child] = []
         self.faults: list[Fault] = []
         self.hostile: list[Hostile] = []
+        self.wire: Wire | None = None
+        """The network before the server, where the row has one."""
+        self.proxy: Proxy | None = None
+        """What stands before it, where the row has it."""
         self.notes: list[str] = []
         """What the row has to say beside its counts."""
         self.hold = folder / "hold"

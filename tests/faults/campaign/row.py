@@ -15,11 +15,22 @@ from tests.faults.campaign.field import Field, Load
 from tests.faults.campaign.history import History
 from tests.faults.campaign.processes import Nursery
 from tests.faults.campaign.server import FaultyServer
+from tests.faults.campaign.wire import Wire
 
 Storm = Callable[[Field, random.Random], None]
 """One round of faults: what it breaks it mends before it returns."""
 Around = Callable[[Field], AbstractContextManager[None]]
 """What stands around the whole of a row, begun before its workers: a proxy, a network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a row's server runs."""
+
+    server: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for FaultyServer."""
+    wire: Wire | None = None
+    """The network in front of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +46,8 @@ class Row:
     server: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of FaultyServer."""
     around: Around | None = None
-    site: Callable[[Path], AbstractContextManager[Mapping[str, Any]]] | None = None
-    """Makes the place where the server runs; its arguments for FaultyServer."""
+    site: Callable[[Path], AbstractContextManager[Site]] | None = None
+    """Makes the place where the server runs."""
     rounds: int = 2
     """At least so many rounds, for 1,000 sends."""
     most_rounds: int | None = None
@@ -80,18 +91,19 @@ def run_row(
     begun_s = time.monotonic()
     rng = random.Random(f"{row.name} {seed}")
     try:
-        with row.site(folder) if row.site else nullcontext({}) as site:
-            with (
-                FaultyServer(folder, program=program, **{**row.server, **site}) as server,
-                Field(folder, server, nursery, row.load, seed=seed) as arena,
-                row.around(arena) if row.around else nullcontext(),
-            ):
+        with (
+            row.site(folder) if row.site else nullcontext(Site()) as site,
+            FaultyServer(folder, program=program, **{**row.server, **site.server}) as server,
+            Field(folder, server, nursery, row.load, seed=seed) as arena,
+        ):
+            arena.wire = site.wire
+            with row.around(arena) if row.around else nullcontext():
                 arena.start()
                 rounds = _storm(row, arena, rng, sends, say)
                 say("draining")
                 arena.finish(row.drain_s)
-                history = arena.history()
-                notes = tuple(arena.notes)
+            history = arena.history()
+            notes = tuple(arena.notes)
         findings = judge(history, replace(row.demands, confirmed=sends))
         if findings.verdict != "passed":
             notes += (_last_words(folder),)

@@ -25,10 +25,13 @@ from tests.faults.campaign.journal import Journal
 class Handling:
     """The handlers of one worker."""
 
-    def __init__(self, journal: Journal, *, obeys: bool, work_ms: float, seed: int, hold: str) -> None:
+    def __init__(
+        self, journal: Journal, *, obeys: bool, work_ms: float, slow_s: float, seed: int, hold: str
+    ) -> None:
         self._journal = journal
         self._obeys = obeys
         self._work_ms = work_ms
+        self._slow_s = slow_s
         self._hold = hold
         self._rng = random.Random(seed)
         self._numbers = itertools.count(1)
@@ -52,7 +55,7 @@ class Handling:
 
     def work_s(self, plan: str) -> float:
         """How long this run takes."""
-        return self._rng.random() * self._work_ms / 500 if plan != "slow" else self._work_ms / 50
+        return self._slow_s if plan == "slow" else self._rng.random() * self._work_ms / 500
 
     def verdict(self, event: Event, name: str, plan: str) -> Exception | None:
         """What to raise; None for nothing."""
@@ -97,6 +100,8 @@ class Handling:
 
     async def batches(self, events: list[Event]) -> Outcomes:
         """A batch handler."""
+        for event in events:
+            _ = event.data  # what is corrupt is refused before any of them has begun
         outcomes, begun = Outcomes(), [self.begin(event) for event in events]
         try:
             await asyncio.sleep(self.work_s("slow" if any(b[2] == "slow" for b in begun) else "ok"))
@@ -147,6 +152,7 @@ def main(
     seed: int,
     obeys: bool = True,
     work_ms: float = 2,
+    slow_s: float = 0.1,
     claim_after: str = "1s",
     concurrency: int = 8,
     window: int | None = None,
@@ -158,7 +164,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     written = Journal(journal)
     written.watch_stalls()
-    handling = Handling(written, obeys=obeys, work_ms=work_ms, seed=seed, hold=hold)
+    handling = Handling(written, obeys=obeys, work_ms=work_ms, slow_s=slow_s, seed=seed, hold=hold)
     app = Pipeline(url)
     options: dict[str, Any] = {
         "group": group,
