@@ -225,7 +225,9 @@ class Proxy:
                 self._pairs.remove(pair)
         for end in pair:
             with contextlib.suppress(OSError):
-                if reset:  # closed with something unsent, it is an RST and no FIN; whoever reads it is woken first
+                if (
+                    reset
+                ):  # closed with something unsent, it is an RST and no FIN; whoever reads it is woken first
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
             end.close()

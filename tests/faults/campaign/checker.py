@@ -250,7 +250,9 @@ def _repeats(
                 and stall.from_s <= run.begun_s
                 for stall in long_stalls
             )
-            if stalled or any(_explains(fault, before, run, history.sent.get(name)) for fault in history.faults):
+            if stalled or any(
+                _explains(fault, before, run, history.sent.get(name)) for fault in history.faults
+            ):
                 found.counts.duplicated += 1
             else:
                 found.note(
@@ -277,10 +279,10 @@ def _explains(fault: Fault, before: Run, run: Run, sent: Sent | None) -> bool:
     """Whether a fault is the cause that what `before` ran was run again."""
     if not fault.repeats or fault.from_s > run.begun_s:
         return False
-    if fault.pids is None and fault.risk_s and sent is not None and sent.asked_s <= fault.until_s:
-        # Read again from where the group stood: beside who had read it before, and works off what it holds.
-        if fault.until_s <= before.begun_s <= fault.until_s + HOLDS_S:
-            return True
+    # Read again from where the group stood: beside who had read it before, and works off what it holds.
+    undone = fault.pids is None and fault.risk_s > 0 and sent is not None and sent.asked_s <= fault.until_s
+    if undone and fault.until_s <= before.begun_s <= fault.until_s + HOLDS_S:
+        return True
     if fault.pids is not None and run.pid in fault.pids and not fault.deadly:
         # It stood still with what it held, another had it meanwhile, and it begins before it hears of that.
         return run.begun_s <= fault.until_s + HEARS_S

@@ -104,6 +104,8 @@ class Field:
         """What the row has to say beside its counts."""
         self.hold = folder / "hold"
         """While this file is there, handlers that know it wait."""
+        self.calm = folder / "calm"
+        """Once this file is there, programs do no more harm to themselves."""
         self._nursery = nursery
         self._seeds = itertools.count(seed * 1_000)
         self._gone: list[Child] = []
@@ -158,6 +160,7 @@ class Field:
             seed=number,
             obeys=crew.obeys,
             hold=str(self.hold),
+            calm=str(self.calm),
             **(crew.options | more),
         )
         child = Child(pid, kind, crew.group, Reader(journal))
@@ -309,6 +312,7 @@ class Field:
         """Stop the producers, let the groups work off what there is, and stop the workers."""
         self.stop(self.producers, timeout_s)
         self.load_until_s = now_s()
+        self.calm.touch()
         self._read_producers()
         try:
             until(self.drained, timeout_s, every_s=0.1)
@@ -454,6 +458,13 @@ class Field:
             for child in [*self.workers, *self.producers, *self._gone]
             if child.pid not in self._killed and self._exits.get(child.pid) != 0
         ]
+
+    def letters_of(self, link: Link, group: str, error: str) -> int:
+        """How many dead letters a group has for this error."""
+        found = [
+            one for _, fields in _all_entries(link, self.keys.dead(group)) for one in _letters(group, fields)
+        ]
+        return sum(one.error == error and bool(one.name) for one in found)
 
     def meant_to_die(self, child: Child) -> None:
         """A worker that an event killed."""

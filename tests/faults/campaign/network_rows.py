@@ -1,4 +1,4 @@
-"""Rows in which the network suffers: replies swallowed, connections cut at any byte, black holes, resets, one-way loss."""
+"""Rows in which the network suffers: replies swallowed, connections cut at any byte, packets lost, resets."""
 
 import contextlib
 import random
@@ -19,7 +19,12 @@ APPENDED = re.compile(rb"\*2\r\n\$(2\r\nok|8\r\nrepeated)\r\n")
 READ = re.compile(rb"\*[12]\r\n\*2\r\n\$\d+\r\n[^\r]+\r\n\*\d+\r\n\*2\r\n")
 SETTLED = re.compile(rb"\*\d+\r\n:\d+\r\n\$\d+\r\n[^\r]*\r\n:[01]\r\n")
 
-LEDGER = Crew(group="ledger", kinds=("plain",), options={"concurrency": 1, "work_ms": 0.2, "claim_after": "30s"}, ordered=True)
+LEDGER = Crew(
+    group="ledger",
+    kinds=("plain",),
+    options={"concurrency": 1, "work_ms": 0.2, "claim_after": "30s"},
+    ordered=True,
+)
 PATIENTLY = Load(
     rate=500,
     crews=(
@@ -101,7 +106,9 @@ def cut_anywhere(field: Field, rng: random.Random) -> None:
     field.until_confirmed(30)
 
 
-def hole(seconds: tuple[float, float], *, requests: bool, replies: bool) -> Callable[[Field, random.Random], None]:
+def hole(
+    seconds: tuple[float, float], *, requests: bool, replies: bool
+) -> Callable[[Field, random.Random], None]:
     """Packets disappear for a while, drawn from this range."""
 
     def storm(field: Field, rng: random.Random) -> None:
@@ -203,8 +210,20 @@ ROWS = (
         drain_s=20,
     ),
     away((5.5, 7.5), "black-hole", "all packets are lost for 5.5 to 7.5 s", requests=True, replies=True),
-    away((5.5, 7.5), "replies-lost", "packets from the server are lost for 5.5 to 7.5 s", requests=False, replies=True),
-    away((5.5, 7.5), "requests-lost", "packets to the server are lost for 5.5 to 7.5 s", requests=True, replies=False),
+    away(
+        (5.5, 7.5),
+        "replies-lost",
+        "packets from the server are lost for 5.5 to 7.5 s",
+        requests=False,
+        replies=True,
+    ),
+    away(
+        (5.5, 7.5),
+        "requests-lost",
+        "packets to the server are lost for 5.5 to 7.5 s",
+        requests=True,
+        replies=False,
+    ),
     Row(
         name="connections-reset",
         says="every connection is answered by RST, for moments; the server keeps its half",

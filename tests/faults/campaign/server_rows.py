@@ -138,7 +138,9 @@ def small_disk(folder: Path) -> Iterator[Site]:
 def mounted(place: Path) -> Iterator[None]:
     """A small tmpfs at this place while the block runs."""
     place.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", place], check=True, capture_output=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", place], check=True, capture_output=True
+    )
     try:
         yield
     finally:

@@ -133,9 +133,9 @@ def checksum(data: dict[str, Any]) -> int:
     return zlib.crc32("|".join(f"{k}={data[k]}" for k in sorted(data) if k != "sum").encode())
 
 
-async def cancel_some(rng: random.Random, every_s: float) -> None:
-    """Cancel tasks of this loop at random, as an application might."""
-    while True:
+async def cancel_some(rng: random.Random, every_s: float, calm: str) -> None:
+    """Cancel tasks of this loop at random, as an application might, until there is a file that says it is enough."""
+    while not os.path.exists(calm):  # noqa: ASYNC240 - it is looked for, not read
         await asyncio.sleep(every_s * 2 * rng.random())
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         if others:
@@ -158,6 +158,7 @@ def main(
     window: int | None = None,
     cancel_every_s: float = 0,
     hold: str = "",
+    calm: str = "",
     grace: str = "20s",
 ) -> int:
     """Consume until SIGTERM; 0 after a clean stop."""
@@ -192,7 +193,7 @@ def main(
 
         @app.lifespan
         async def cancelling() -> Any:
-            task = asyncio.create_task(cancel_some(random.Random(seed), cancel_every_s))
+            task = asyncio.create_task(cancel_some(random.Random(seed), cancel_every_s, calm))
             yield
             task.cancel()
 
