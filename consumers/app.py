@@ -174,7 +174,7 @@ class Pipeline:
                 if loops is not None:
                     loops.call(lifespans.__aenter__())
                 try:
-                    running.start(loops.loop if loops else None)
+                    running.start(loops.loop if loops else None, stopping=lambda: bool(stop.number))
                     while not stop.wait(CHECK_S) and running.failure is None:
                         pass
                     if stop.number:

@@ -3,16 +3,22 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 from consumers.member import MakeExecutor, Member
+from pipeline.backoff import Backoff
 from pipeline.declare import ConsumerSpec
-from pipeline.errors import MillstreamError
+from pipeline.errors import MillstreamError, ServerRefusedError
 from pipeline.observe.log import get_logger
+from pipeline.observe.trouble import trouble_with
 from pipeline.position import position_id
 from pipeline.server.connect import Connector
 
+START_S = 60.0
+"""A server that refuses for a cause that may pass is waited for so long at the start, in s."""
+WAITING = Backoff(initial_ms=100, longest_ms=1_000, jitter=0.5)
 Lifespan: TypeAlias = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
 
 
@@ -67,8 +73,13 @@ class Running:
         self.members: list[Member] = []
         self._log = get_logger("run")
 
-    def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def start(
+        self, loop: asyncio.AbstractEventLoop | None, *, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
         """Connect, say how durable the server is, and start all members; if one cannot start, none is left running.
+
+        A server that loads its data, or refuses for another cause that may pass, is waited for, START_S long; stopping
+        ends that, and nothing is started.
 
         Raises:
             MillstreamError: the server cannot be reached or used.
@@ -87,7 +98,8 @@ class Running:
                     self.connector, specs, loop=loop, start=start, make_executor=self._make_executor
                 )
                 member.state.raises = self._raises
-                member.start()
+                if not self._started(member, stopping):
+                    return
                 self.members.append(member)
                 self._log.info(
                     "consuming", stream=specs[0].stream, group=specs[0].group, consumer=member.name,
@@ -96,6 +108,26 @@ class Running:
         except MillstreamError:
             self.stop(grace_ms=0)
             raise
+
+    def _started(self, member: Member, stopping: Callable[[], bool]) -> bool:
+        """Start a member as soon as the server lets it; False if stopping came first."""
+        trouble, tries, until_s = trouble_with(self.connector.shown), 0, time.monotonic() + START_S
+        try:
+            while not stopping():
+                try:
+                    member.start()
+                except ServerRefusedError as error:
+                    if not error.passing or time.monotonic() > until_s:
+                        raise
+                    trouble.met(self, error)
+                else:
+                    trouble.over(self)
+                    return True
+                tries += 1
+                time.sleep(WAITING.wait_ms(tries) / 1_000)
+        finally:
+            trouble.left(self)
+        return False
 
     @property
     def failure(self) -> MillstreamError | None:

@@ -19,9 +19,11 @@ from pipeline.errors import (
     ServerRefusedError,
 )
 from pipeline.observe.log import Limited, get_logger
+from pipeline.observe.trouble import trouble_with
 from pipeline.options import ProducerOptions
 from pipeline.server.append import MAX_UNCONFIRMED, Appended
 from pipeline.server.connect import Connector
+from pipeline.server.error_map import Reaction, row_of
 from producers import at_exit
 from producers.batch import Batches, Chunk, Fate, Meta, Settled
 from producers.confirm import Level
@@ -31,9 +33,6 @@ from producers.exchange import LONGEST_SLEEP_MS, Exchange
 from producers.outbox import MAX_IDLE_STREAMS, Outbox
 from producers.receipt import Ending, Failures, Receipt, settle
 from producers.waker import Waker
-
-MOVED_AWAY = frozenset({"READONLY", "MASTERDOWN", "MOVED", "CLUSTERDOWN"})
-"""Refusals after which the primary is looked for anew."""
 
 JOIN_MS = 50
 """Events share a chunk, and its deadline, if they are sent within this, in ms."""
@@ -80,6 +79,8 @@ class Sender:
         self.failures = Failures()
         self.counts = Counts()
         self._limited = Limited(_log)
+        self._trouble = trouble_with(connector.shown)
+        self._troubled = False
         self.outbox = Outbox(self.options)
         # Reentrant: a signal handler or a finalizer may send while its own thread holds it.
         self._lock = threading.RLock()
@@ -427,6 +428,7 @@ class Sender:
             raise
         finally:
             self._exchange.disconnect()
+            self._trouble.left(self)
             with self._lock:
                 self._waker.close()
 
@@ -467,7 +469,6 @@ class Sender:
         self._denied = None
         if self._tries:
             self.counts.reconnects += 1
-            _log.info("producer connected again", server=self._exchange.connector.shown, tries=self._tries)
 
     def _take_off(self, *, only_full: bool) -> bool:
         """Write the batches that are due; False if none is."""
@@ -487,13 +488,14 @@ class Sender:
         if broken is None:
             self._broken = 0
         settled: list[Settled] = []
-        leave = False
+        leave, refused = False, None
         with self._lock:
             now = now_ms()
             for one in answers:
                 if isinstance(one.answer, ServerRefusedError):
                     self._why = str(one.answer)
-                    leave = leave or one.answer.code in MOVED_AWAY
+                    leave = leave or row_of(one.answer).producer is Reaction.ELSEWHERE
+                    refused = one.answer if one.answer.passing else refused
                 settled += one.batches.answered(one.batch, one.answer, now)
                 if self.level.waits and one.reached is not None:
                     settled += one.batches.levelled(one.batch, one.reached, one.level_error)
@@ -503,8 +505,17 @@ class Sender:
             if leave:
                 self._exchange.disconnect()
                 self.outbox.lost()
+        if refused is not None:
+            self._in_trouble(refused)
+        elif self._troubled and broken is None and answers:
+            self._troubled = False
+            self._trouble.over(self)
         if broken is not None:
             raise broken
+
+    def _in_trouble(self, error: MillstreamError) -> None:
+        self._troubled = True
+        self._trouble.met(self, error)
 
     def _wait_for_answer(self) -> bool:
         with self._lock:
@@ -575,8 +586,7 @@ class Sender:
                 self._denied = error
                 self._end(self.outbox.fail_all(error))
         if not self._closing:
-            said = "producer lost its connection" if passing else "producer refused"
-            self._limited.warning("connection", said, error=str(error))
+            self._in_trouble(error)
 
     def _end(self, settled: list[Settled]) -> None:
         """Settle receipts, then tell those who wait for room or for the end. With the lock held."""

@@ -67,21 +67,21 @@ class Trouble:
         """`who` has got something done."""
         if not self._causes:
             return
-        ended: list[float] = []
         with self._lock:
-            for cause in self._causes.values():
-                if id(who) not in cause.who:
-                    continue
+            mine = [cause for cause in self._causes.values() if id(who) in cause.who]
+            for cause in mine:
                 cause.who.discard(id(who))
-                if not cause.who and cause.since_s is not None:
-                    ended.append(cause.since_s)
-                    cause.since_s = None
-                    # In turns, it lasts: the next line is no sooner for it.
-                    cause.wait_s = min(2 * cause.wait_s, LONGEST_S)
-        if ended:
-            self._log.info(
-                "the server works again", server=self._server, after_s=round(time.monotonic() - min(ended), 1)
-            )
+            said = [cause for cause in self._causes.values() if cause.since_s is not None]
+            if not mine or not said or any(cause.who for cause in said):
+                return
+            since_s = min(cause.since_s for cause in said if cause.since_s is not None)
+            for cause in said:
+                cause.since_s = None
+                # In turns, it lasts: the next line is no sooner for it.
+                cause.wait_s = min(2 * cause.wait_s, LONGEST_S)
+        self._log.info(
+            "the server works again", server=self._server, after_s=round(time.monotonic() - since_s, 1)
+        )
 
     def left(self, who: object) -> None:
         """`who` has ended: its trouble is nobody's any more."""

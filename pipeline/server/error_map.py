@@ -76,7 +76,7 @@ ERRORS: dict[str, ErrorRow] = {
         ErrorRow("MOVED", "the key's slot is served by another node", _ELSEWHERE, _ELSEWHERE, "warning"),
         ErrorRow("ASK", "the key's slot is moving to another node", _WAIT, _WAIT, "debug"),
         ErrorRow("CROSSSLOT", "the keys belong to different slots of the cluster", _FAIL, _END, "error"),
-        ErrorRow("UNBLOCKED", "the server ended a blocking read", _WAIT, _ELSEWHERE, "warning"),
+        ErrorRow("UNBLOCKED", "the server ended a blocking read", _WAIT, _ELSEWHERE, "debug"),
         ErrorRow(
             "NOGROUP", "the consumer group is gone", _FAIL, Reaction.REJOIN, "warning", NoSuchGroupError
         ),
