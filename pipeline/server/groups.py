@@ -85,12 +85,18 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One place an event goes when its entry is taken out of pending."""
+    """One thing that happens for an event when its entry is taken out of pending."""
 
     kind: str
-    """again, dead or retry."""
+    """again, dead, retry; call (an effect), emit, done (the inbox of `once=`)."""
     fields: Sequence[Arg]
-    """Entry fields; for retry: due ms (server's clock), a unique member, the body."""
+    """Entry fields; for retry: due ms (server's clock), a unique member, the body; for call: the type its key may hold,
+    the command, what follows the key; for emit: ms until the id expires, entry fields; for done: ms until it expires,
+    what it holds."""
+    event: int = 0
+    """Which event of the entry it is for."""
+    keys: Sequence[str] = ()
+    """For call and done: the key; for emit: the stream, and its S:ids:<id> where the id is to be looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,23 +231,44 @@ def renew(
     return text(reply[0]), list(reply[1:])
 
 
-def move_command(ref: GroupRef, entries: Iterable[MovedEntry], *, min_idle_ms: int = 0) -> Command:
-    """Take entries out of pending and put their events elsewhere, each entry in one step.
+def move_command(
+    ref: GroupRef, entries: Iterable[MovedEntry], *, min_idle_ms: int = 0, passed_by: str = ""
+) -> Command:
+    """Take entries out of pending and do what their moves say, each entry in one step.
 
     min_idle_ms above 0 moves what others hold and have abandoned for so long, and changes the claims token.
+    passed_by: as for settle_command.
     """
     keys, args = ref.keys, list[Arg]()
+    used = [
+        *(ref.key, keys.groups, keys.again(ref.group), keys.retry(ref.group)),
+        *(keys.retry_bodies(ref.group), keys.dead(ref.group), keys.never),
+    ]
+    numbers: dict[str, int] = {}
     for entry in entries:
         args += (entry.entry_id, entry.consumer, len(entry.moves))
         for move in entry.moves:
-            args += (move.kind, len(move.fields), *move.fields)
+            words = list[Arg]()
+            for key in move.keys:
+                if key not in numbers:
+                    used.append(key)
+                    numbers[key] = len(used)
+                words.append(numbers[key])
+            if move.kind == "emit" and len(words) == 1:
+                words.append("")
+            args += (move.kind, move.event, len(words) + len(move.fields), *words, *move.fields)
     return script("move").command(
+        used,
         [
-            *(ref.key, keys.groups, keys.again(ref.group), keys.retry(ref.group)),
-            *(keys.retry_bodies(ref.group), keys.dead(ref.group)),
+            *(ref.group, escape(ref.group), int(ref.again), min_idle_ms, nonce() if min_idle_ms else ""),
+            *(passed_by, *args),
         ],
-        [ref.group, escape(ref.group), int(ref.again), min_idle_ms, nonce() if min_idle_ms else "", *args],
     )
+
+
+def emit_command(emit: Move, ids: str) -> Command:
+    """Append an emitted event ahead of its settlement, once by its id, which the key `ids` keeps."""
+    return script("emit").command([emit.keys[0], ids], emit.fields)
 
 
 def hand_back(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], *, idle_ms: int) -> int:
