@@ -94,7 +94,13 @@ class Pipeline:
 
         def declare(handler: Handler) -> Handler:
             self.add(
-                ConsumerSpec(stream=self.stream_name(stream), group=group, handler=handler, options=options)
+                ConsumerSpec(
+                    stream=self.stream_name(stream),
+                    group=group,
+                    handler=handler,
+                    options=options,
+                    namespace=self.namespace,
+                )
             )
             return handler
 

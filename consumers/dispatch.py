@@ -9,15 +9,18 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from consumers.delivery import held_of
 from consumers.executors import Executor, Work
-from consumers.state import MemberState, now_ms
+from consumers.state import MemberState, Refused, now_ms
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec, takes_type
+from pipeline.effects import DEDUPE_MS, Effects
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields, read_again, retry_body
-from pipeline.errors import DecodeError, MaxRunError, UnknownFormatError
+from pipeline.errors import DecodeError, EffectRefusedError, MaxRunError, UnknownFormatError
 from pipeline.event import Event
+from pipeline.keys import StreamKeys, slot_of
 from pipeline.ladder import MAX_CRASHES, company
 from pipeline.outcome import DONE, HAND_BACK, Kind, Outcome, after_failure
 from pipeline.replayed import WORD, read_replayed
@@ -107,9 +110,11 @@ class Dispatch:
                         if held.verdict is not None:
                             self._convict(held)
                         settle(held)
-        if state.doubted:
+        if state.doubted or state.refused:
             with state.lock:
                 self._reconsider()
+                while state.refused:
+                    self._refuse(state.refused.popleft())
         self.start_suspects()
 
     def fail_overdue(self) -> None:
@@ -351,6 +356,8 @@ class Dispatch:
                     held.moves = (*held.moves, self._to_again(held, event, "handed back"))
             elif outcome.kind is not Kind.DONE:
                 held.moves = (*held.moves, self._move(event, outcome))
+            elif outcome.effects is not None:
+                held.moves = (*held.moves, *self._wanted(event, outcome.effects))
         except DecodeError as error:  # not the event alone: what it came in cannot be taken apart
             retry = self._routes[0][0].options.retry
             held.verdict = held.verdict or after_failure(error, held.attempt, retry)
@@ -360,11 +367,54 @@ class Dispatch:
                 self._convict(held)
             self._state.settling.append(held)
 
+    def _wanted(self, event: Event, effects: Effects) -> Sequence[Move]:
+        """What the handler wants done for an event; its failure, if that is known not to be possible."""
+        held = held_of(event)
+        if self._state.cluster:
+            slot = slot_of(held.ref.key)
+            for call in effects.calls:
+                if slot_of(call.key) != slot:
+                    error = EffectRefusedError(
+                        f"effect {call.command} {call.key!r}: in a cluster the key shares the stream's slot, as in "
+                        f"{held.ref.keys.prefix + call.key!r}"
+                    )
+                    return [self._move(event, self._failed(event, error))]
+        return effect_moves(effects, event._index)
+
+    def _failed(self, event: Event, error: BaseException) -> Outcome:
+        """What follows from a failure that its handler did not raise."""
+        where = self._route(event)
+        spec, _ = self._routes[where if isinstance(where, int) else 0]
+        return after_failure(error, held_of(event).attempt, spec.options.retry)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Events whose effects cannot be carried out have failed. Under the lock.
+
+        What was carried out in part is a dead letter at once: a retry would carry that part out again.
+        """
+        held = refused.held
+        if held.taken_over:
+            return
+        moves = [] if refused.half else [move for move in held.moves if move.event not in refused.problems]
+        try:
+            for index, problem in refused.problems.items():
+                event = held.event(index)
+                outcome = self._failed(event, EffectRefusedError(problem))
+                if refused.half:
+                    reason = f"an effect was refused after others had been carried out: {problem}"
+                    outcome = replace(outcome, kind=Kind.DEAD, reason=reason, delay_ms=0)
+                moves.append(self._move(event, outcome))
+            held.moves = moves
+        except DecodeError as error:
+            held.verdict = after_failure(error, held.attempt, self._routes[0][0].options.retry)
+            self._convict(held)
+        self._state.settling.append(held)
+
     def _move(self, event: Event, outcome: Outcome) -> Move:
         held = held_of(event)
         fields = _alone(event)
         if outcome.kind is Kind.DEAD:
-            return Move("dead", dead_fields(self._letter(event, outcome), fields))
+            return Move("dead", dead_fields(self._letter(event, outcome), fields), event._index)
         runs = held.attempt if outcome.kind is Kind.RETRY else held.attempt - 1
         again = self._again(held, event._index, runs, "retry")
         due_ms = (self._state.clock.now_ms(now_ms()) or 0) + outcome.delay_ms
@@ -380,7 +430,7 @@ class Dispatch:
                 in_ms=outcome.delay_ms,
                 error=f"{outcome.error}: {outcome.reason}",
             )
-        return Move("retry", (due_ms, member, retry_body(again_fields(again, fields))))
+        return Move("retry", (due_ms, member, retry_body(again_fields(again, fields))), event._index)
 
     def _again(self, held: Held, index: int, runs: int, why: str) -> Again:
         before = held.again
@@ -451,7 +501,7 @@ class Dispatch:
     def _to_again(self, held: Held, event: Event, why: str) -> Move:
         """An event runs again, on its own; the attempt is not spent."""
         again = self._again(held, event._index, held.attempt - 1, why)
-        return Move("again", again_fields(again, _alone(event)))
+        return Move("again", again_fields(again, _alone(event)), event._index)
 
     def _return(self, held: Held) -> None:
         held.returning = True
@@ -469,6 +519,16 @@ class Dispatch:
     def _decided(self, held: Held) -> None:
         held.unfinished = 0
         self._state.settling.append(held)
+
+
+def effect_moves(effects: Effects, index: int) -> list[Move]:
+    """What the run of a handler wants done for the entry's event with this index: commands first, then events."""
+    moves = [Move("call", (c.type, c.command, *c.args), index, (c.key,)) for c in effects.calls]
+    for one in effects.emitted:
+        keys = StreamKeys(one.stream)
+        words: list[int | bytes] = [DEDUPE_MS, *one.fields]
+        moves.append(Move("emit", words, index, (keys.stream, keys.ids(one.dedupe_id)), one.dedupe))
+    return moves
 
 
 def _alone(event: Event) -> Sequence[bytes]:

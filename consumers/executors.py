@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from consumers.delivery import held_of
+from consumers.delivery import held_of, origin_of
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec
-from pipeline.errors import DecodeError
+from pipeline.effects import Effects
+from pipeline.errors import DecodeError, MillstreamError
 from pipeline.event import Event
-from pipeline.outcome import Later, Outcome, Outcomes, after_failure
+from pipeline.outcome import Kind, Later, Outcome, Outcomes, after_failure
 
 Queue: TypeAlias = deque[Held | Event]
 """What is to be run: all events of an entry, or one event."""
@@ -102,16 +103,32 @@ def batch_outcomes(
             ]
     if isinstance(result, BaseException):
         return [(one, after_failure(result, held_of(one).attempt, retry)) for one in batch]
-    errors = result.errors if isinstance(result, Outcomes) else {}
-    if not errors:
+    if not isinstance(result, Outcomes) or not (result.errors or result.wanted):
         return batch
-    if max(errors) >= len(batch):
-        problem = IndexError(f"Outcomes names event {max(errors)} of a batch of {len(batch)}")
+    last = max((*result.errors, *result.wanted))
+    if last >= len(batch):
+        problem = IndexError(f"Outcomes names event {last} of a batch of {len(batch)}")
         return batch_outcomes(batch, problem, spec)
-    return [
-        (one, after_failure(errors[i], held_of(one).attempt, retry)) if i in errors else one
-        for i, one in enumerate(batch)
-    ]
+    return [_outcome_of(one, i, result, spec) for i, one in enumerate(batch)]
+
+
+def _outcome_of(
+    event: Event, index: int, outcomes: Outcomes, spec: ConsumerSpec
+) -> Event | tuple[Event, Outcome]:
+    error = outcomes.errors.get(index)
+    if error is None:
+        try:
+            effects = outcomes.effects_of(index, lambda: origin_of(event), spec.stream_name)
+        except MillstreamError as problem:  # what cannot be emitted: this event's failure
+            error = problem
+        else:
+            return event if effects is None else (event, done_with(effects))
+    return (event, after_failure(error, held_of(event).attempt, spec.options.retry))
+
+
+def done_with(effects: Effects) -> Outcome:
+    """Done, and these are wanted in the step that settles the event."""
+    return Outcome(Kind.DONE, effects=effects)
 
 
 def _decode_error(event: Event) -> DecodeError | None:

@@ -21,6 +21,7 @@ from consumers.executors import (
     Queue,
     batch_outcomes,
     done,
+    done_with,
     drained,
     given_up,
     next_event,
@@ -157,6 +158,7 @@ class LoopExecutor:
         if _more_than_one(queue) and len(tasks) < spec.concurrency:
             self._start(self._work())  # its turn comes as soon as a handler here waits for something
         base = copy_context()
+        delivery: Delivery | None = None
         now_s = mark_s = monotonic()
         while event := next_event(queue):
             tasks[task] = ((event,), now_s)
@@ -167,6 +169,8 @@ class LoopExecutor:
                 if rest is not None:
                     await rest
             except asyncio.CancelledError as error:
+                if delivery is not None:
+                    delivery.end()
                 if task.cancelling():
                     # The consumer stops, or the event is not ours any more: either way the attempt is not spent here.
                     finished.append((event, HAND_BACK))
@@ -174,9 +178,14 @@ class LoopExecutor:
                 # Of the handler's own making: handed back, it would run again at once, for ever.
                 finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
             except BaseException as error:  # noqa: BLE001 - SystemExit in a handler must not cost the event its outcome
+                if delivery is not None:
+                    delivery.end()
                 finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
             else:
-                finished.append(event if abandoned else done(event))
+                if delivery is not None and (effects := delivery.end()) is not None:
+                    finished.append((event, done_with(effects)))
+                else:
+                    finished.append(event if abandoned else done(event))
             if task.cancelling():
                 return
             now_s = monotonic()

@@ -163,7 +163,8 @@ class Member:
             self._membership.join(link)
         finally:
             link.close()
-        self._run_id = self._connector.capabilities().run_id
+        capabilities = self._connector.capabilities()
+        self._run_id, self.state.cluster = capabilities.run_id, capabilities.cluster_nodes > 0
         for thread in self._reader_threads:
             thread.start()
         self._duty_thread.start()

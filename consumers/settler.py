@@ -8,25 +8,27 @@ If killed, what was not settled stays pending under our name and is taken over.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.state import MemberState, now_ms
+from consumers.state import MemberState, Refused, now_ms
 from consumers.window import Held
-from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.errors import MillstreamError, NotConnectedError, WrongKeyTypeError
 from pipeline.event import Event
 from pipeline.filters import GroupFilter
-from pipeline.keys import GroupRef, escape
+from pipeline.keys import GroupRef, escape, slot_of
 from pipeline.server.connect import Link
 from pipeline.server.error_map import server_error
 from pipeline.server.groups import (
     MAX_IDS,
     Command,
+    Move,
     MovedEntry,
     Settled,
+    emit_command,
     move_command,
     nonce,
     parse_settled,
     settle_command,
 )
-from pipeline.server.replies import Reply
+from pipeline.server.replies import Reply, text
 from pipeline.server.scripts import Script, script
 
 MOVE_BYTES = 1 << 20
@@ -35,13 +37,20 @@ MOVES = 200
 """Moved events in one call, about: the server adds them one by one, and does nothing else meanwhile."""
 
 
+MOST_EMITTED = 1_000
+"""Events that one entry emits in the step that settles it; those of a pack that emits more are appended ahead."""
+
+
 @dataclass(slots=True)
 class Settlement:
     """One command that settles entries, and the entries it settles."""
 
-    script: Script
+    script: Script | None
+    """None: a look whether the entry is still ours."""
     command: Command
     held: Sequence[Held]
+    ahead: Move | None = None
+    """An emitted event that is appended before its entry is settled, where one script cannot do both."""
 
 
 class Settler:
@@ -50,6 +59,12 @@ class Settler:
     def __init__(self, state: MemberState) -> None:
         self._state = state
         self._untaught: set[Script] = set()
+        self._ahead: dict[Held, int] = {}
+        """How many emitted events of an entry are on their way, ahead of it."""
+        self._ours: set[Held] = set()
+        """Entries that were still ours just before."""
+        self._problems: dict[Held, dict[int, str]] = {}
+        """Why an event that was emitted ahead was refused for good, by the event of the entry."""
         self._finished = 0  # events settled by the answer that is being taken in
 
     def run_once(self, link: Link) -> int:
@@ -91,8 +106,11 @@ class Settler:
         with state.lock:
             ready = [held for held in state.settling if not held.taken_over]
             state.settling.clear()
+        if self._ours:
+            self._ours = {held for held in self._ours if not held.taken_over}
         plain: dict[tuple[GroupRef, str, bool], list[Held]] = {}
         moved: dict[GroupRef, list[Held]] = {}
+        ahead: list[Settlement] = []
         given: dict[tuple[GroupRef, bool], list[Held]] = {}
         ref, token, some_passed, alike = None, "", False, list[Held]()
         passed, filter_ = state.passed, state.filter
@@ -102,7 +120,10 @@ class Settler:
             elif held.returning:
                 given.setdefault((held.ref, held in state.releasing), []).append(held)
             elif held.moves:
-                moved.setdefault(held.ref, []).append(held)
+                if first := self._before(held):
+                    ahead += first
+                else:
+                    moved.setdefault(held.ref, []).append(held)
             else:
                 if (
                     held.ref is not ref
@@ -112,7 +133,7 @@ class Settler:
                     ref, token, some_passed = held.ref, held.token, held in passed
                     alike = plain.setdefault((ref, state.tokens.newest(token), some_passed), [])
                 alike.append(held)
-        settlements = []
+        settlements = ahead
         for (ref, token, some_passed), group in plain.items():
             for part in _parts(group):
                 command = settle_command(
@@ -126,7 +147,9 @@ class Settler:
         for ref, group in moved.items():
             for part in _move_parts(group):
                 entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
-                settlements.append(Settlement(script("move"), move_command(ref, entries), part))
+                passed_by = filter_.text if passed and any(held in passed for held in part) else ""
+                command = move_command(ref, entries, passed_by=passed_by)
+                settlements.append(Settlement(script("move"), command, part))
         for (ref, release), group in given.items():
             # Beyond claim_after, so that whoever looks next takes it (scripts and commands may read the clock a little
             # apart); released ones wait out claim_after.
@@ -150,7 +173,11 @@ class Settler:
         """Ask again later for what was not answered."""
         with self._state.lock:
             for settlement in settlements:
-                self._state.settling.extend(settlement.held)
+                if settlement.ahead is None:
+                    self._state.settling.extend(settlement.held)
+                else:
+                    self._ours.discard(settlement.held[0])
+                    self._landed(settlement.held[0])
 
     def absorb(self, link: Link, settlements: Sequence[Settlement]) -> None:
         """Read one answer per settlement from the link, in order.
@@ -167,8 +194,14 @@ class Settler:
                 self.put_back(settlements[i:])
                 raise
             if isinstance(reply, MillstreamError):
+                if settlement.ahead is not None and isinstance(reply, WrongKeyTypeError):
+                    self._refused_ahead(settlement, reply)
+                    continue
                 self.put_back([settlement])
-                if getattr(reply, "code", "") == "NOSCRIPT":
+                code = getattr(reply, "code", "")
+                if code == "CROSSSLOT" and not self._state.cluster:
+                    self._state.cluster = True  # it would not tell us before
+                elif code == "NOSCRIPT" and settlement.script is not None:
                     self._untaught.add(settlement.script)  # loaded once no reply is outstanding
                 else:
                     failure = failure or reply
@@ -181,7 +214,12 @@ class Settler:
         state = self._state
         with state.lock:
             failure = None
-            if settlement.script.name == "settle":
+            if settlement.ahead is not None:
+                state.counts.emitted += 1
+                self._landed(settlement.held[0], settlement.ahead)
+            elif settlement.script is None:
+                self._looked_at(settlement.held[0], reply)
+            elif settlement.script.name == "settle":
                 self._settled(settlement.held, parse_settled(reply))
             elif settlement.script.name == "move":
                 failure = self._moved(settlement.held, reply)
@@ -217,8 +255,13 @@ class Settler:
 
     def _moved(self, held: Sequence[Held], answers: Reply) -> MillstreamError | None:
         state = self._state
+        if answers and answers[0] == b"FILTER":
+            state.filter = state.filter.now(text(answers[1]))
+            state.doubted.extend(held)
+            state.duty_wake.set()
+            return None
         for one, answer in zip(held, answers, strict=False):
-            if answer == 1:
+            if answer in (1, 2):
                 self._done(one)
                 state.counts.settled += 1
                 for move in one.moves:
@@ -226,6 +269,11 @@ class Settler:
                         state.counts.retried += 1
                         state.put_off(float(move.fields[0]))
                 state.counts.dead += sum(move.kind == "dead" for move in one.moves)
+                state.counts.emitted += sum(move.kind == "emit" for move in one.moves)
+            elif isinstance(answer, list):
+                problems = {answer[i]: text(answer[i + 1]) for i in range(1, len(answer), 2)}
+                state.refused.append(Refused(one, problems, half=answer[0] == b"HALF"))
+                state.duty_wake.set()
             elif answer == 0:
                 state.lose(one)
                 state.taken_over += 1
@@ -235,6 +283,60 @@ class Settler:
         stopped_at = answers.index(problem)
         state.settling.extend(held[stopped_at:])
         return server_error(problem.decode(errors="replace"), f"moving entries of {state.keys.stream!r}")
+
+    def _before(self, held: Held) -> list[Settlement]:
+        """What has to be done before an entry can be settled: its events emitted that one script cannot append.
+
+        First a look whether it is still ours: who was taken over emits nothing. Another may take it over in the very
+        moment; what that one's run emits then has the same ids.
+        """
+        state = self._state
+        emits = [move for move in held.moves if move.kind == "emit"]
+        if emits and len(emits) <= MOST_EMITTED:
+            own = slot_of(held.ref.key) if state.cluster else 0
+            emits = [move for move in emits if slot_of(move.keys[0]) != own] if state.cluster else []
+        if not emits:
+            return []
+        if held not in self._ours:
+            look = ("XPENDING", held.ref.key, held.ref.group, held.entry_id, held.entry_id, 1)
+            return [Settlement(None, look, [held])]
+        with state.lock:
+            self._ahead[held] = len(emits)
+        return [Settlement(script("emit"), emit_command(move), [held], move) for move in emits]
+
+    def _looked_at(self, held: Held, rows: Reply) -> None:
+        if rows and text(rows[0][1]) == self._state.consumer:
+            self._ours.add(held)
+            self._state.settling.append(held)
+        else:
+            self._state.lose(held)
+            self._say_taken_over(1)
+
+    def _landed(self, held: Held, emitted: Move | None = None) -> None:
+        """An event emitted ahead is in its stream, or (None) has to be sent again. Under the lock."""
+        if emitted is not None:
+            held.moves = [move for move in held.moves if move is not emitted]
+        self._ahead[held] -= 1
+        if self._ahead[held]:
+            return
+        del self._ahead[held]
+        problems = self._problems.pop(held, None)
+        if not any(move.kind == "emit" for move in held.moves):
+            self._ours.discard(held)
+        if held.taken_over:
+            self._ours.discard(held)
+        elif problems:
+            self._state.refused.append(Refused(held, problems))
+            self._state.duty_wake.set()
+        else:
+            self._state.settling.append(held)
+
+    def _refused_ahead(self, settlement: Settlement, error: MillstreamError) -> None:
+        held, move = settlement.held[0], settlement.ahead
+        assert move is not None, "it was emitted ahead"
+        with self._state.lock:
+            self._problems.setdefault(held, {})[move.event] = str(error)
+            self._landed(held, move)
 
     def _done(self, held: Held) -> None:
         self._state.passed.pop(held, None)

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from consumers.executors import Finished
@@ -42,9 +42,19 @@ class Counts:
     retried: int = 0
     dead: int = 0
     handed_back: int = 0
+    emitted: int = 0
     filtered: int = 0
     released: int = 0
     trimmed_unread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An entry whose effects were refused: why, by event. half: all else of it has been done, and must not be again."""
+
+    held: Held
+    problems: Mapping[int, str]
+    half: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +66,8 @@ class MemberState:
     window: Window
     claim_after_ms: int
     own_claim_after_ms: int
+    cluster: bool = False
+    """One script may use keys of one slot only."""
     consumer: str = field(default_factory=consumer_name)
     lock: threading.RLock = field(default_factory=threading.RLock)
     seeing: threading.Lock = field(default_factory=threading.Lock)
@@ -72,6 +84,8 @@ class MemberState:
     """Which types the group takes, as last heard of."""
     passed: dict[Held, list[Event]] = field(default_factory=dict)
     """Events that were passed over, since the group does not take their type."""
+    refused: deque[Refused] = field(default_factory=deque)
+    """Entries that were not settled, as what their handlers wanted done in that step cannot be."""
     doubted: deque[Held] = field(default_factory=deque)
     """Entries with such events that were not settled, as the group's filter is another now: to be looked at again."""
     token: str = ""

@@ -18,6 +18,7 @@ from consumers.executors import (
     Work,
     batch_outcomes,
     done,
+    done_with,
     drained,
     given_up,
     next_event,
@@ -172,19 +173,26 @@ class ThreadExecutor:
         spec, handler, queue, finished = self._spec, self._spec.handler, self._queue, self._finished
         abandoned = self._abandoned
         wants_delivery, running, monotonic = self._wants_delivery, self._running, time.monotonic
+        delivery: Delivery | None = None
         now_s = mark_s = monotonic()
         count = 0
         while event := next_event(queue):
             running[slot] = ((event,), now_s)
             try:
                 if wants_delivery:
-                    handler(event, Delivery(event, spec))
+                    delivery = Delivery(event, spec)
+                    handler(event, delivery)
                 else:
                     handler(event)
             except BaseException as error:  # noqa: BLE001 - SystemExit in a handler's thread must not cost the event its outcome
                 finished.append((event, after_failure(error, held_of(event).attempt, spec.options.retry)))
+                if delivery is not None:
+                    delivery.end()
             else:
-                finished.append(event if abandoned else done(event))
+                if delivery is not None and (effects := delivery.end()) is not None:
+                    finished.append((event, done_with(effects)))
+                else:
+                    finished.append(event if abandoned else done(event))
             count += 1
             now_s = monotonic()
             if now_s - mark_s > WAKE_S:

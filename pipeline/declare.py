@@ -27,6 +27,8 @@ class ConsumerSpec:
     group: str
     handler: Callable[..., Any] = field(repr=False)
     options: ConsumerOptions = field(default_factory=ConsumerOptions)
+    namespace: str = ""
+    """Put before the names of streams that the handler emits to, with a colon, as it stands before `stream`."""
 
     def __post_init__(self) -> None:
         StreamKeys(self.stream)
@@ -48,6 +50,10 @@ class ConsumerSpec:
     def name(self) -> str:
         """The handler's name, for people."""
         return getattr(self.handler, "__qualname__", type(self.handler).__name__)
+
+    def stream_name(self, stream: str) -> str:
+        """A stream's name on the server, with the namespace."""
+        return f"{self.namespace}:{stream}" if self.namespace else stream
 
     @property
     def is_async(self) -> bool:

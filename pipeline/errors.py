@@ -85,6 +85,10 @@ class MaxRunError(MillstreamError):
     """A handler ran beyond max_run: the attempt failed."""
 
 
+class EffectRefusedError(MillstreamError):
+    """What a handler wanted done in the step that settles its event cannot be: wrong key type, no number there, …"""
+
+
 class BufferFull(MillstreamError):
     """The producer's buffer is full and its policy is to fail, or blocking took too long. Nothing was queued."""
 

@@ -5,6 +5,7 @@
 """
 
 import re
+from binascii import crc_hqx
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
@@ -147,6 +148,16 @@ class GroupRef:
     def key(self) -> str:
         """The key of the stream this refers to."""
         return self.keys.again(self.group) if self.again else self.keys.stream
+
+
+def slot_of(key: str) -> int:
+    """The cluster slot of a key: one script may use keys of one slot only, where there is a cluster.
+
+    Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#key-distribution-model
+    """
+    tag = re.search(r"\{([^}]*)\}", key)
+    hashed = tag[1] if tag and tag[1] else key
+    return crc_hqx(hashed.encode("utf-8", "surrogatepass"), 0) % 16_384
 
 
 def stream_of(key: str) -> tuple[str, str] | None:

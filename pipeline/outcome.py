@@ -6,9 +6,12 @@ return Outcomes, one per event. after_failure() is the whole policy of retries, 
 
 import random
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any, TypeAlias
 
+from pipeline.effects import Arg, Effects, Origin
 from pipeline.errors import DecodeError, UsageError
 from pipeline.options import Retry
 from pipeline.units import Duration, duration_ms
@@ -57,6 +60,8 @@ class Outcome:
     message: str = ""
     """What the exception says."""
     traceback: str = field(default="", repr=False)
+    effects: Effects | None = field(default=None, repr=False)
+    """For DONE: what the handler wants done in the step that settles the event."""
 
 
 DONE = Outcome(Kind.DONE)
@@ -100,6 +105,10 @@ def show_traceback(error: BaseException) -> str:
     return text if len(text) <= MAX_TRACEBACK_CHARS else "…" + text[-MAX_TRACEBACK_CHARS:]
 
 
+Wanted: TypeAlias = Callable[[Effects, Callable[[], Origin], Callable[[str], str]], object]
+"""Notes what a batch handler wants for one event."""
+
+
 class Outcomes:
     """What a batch handler may return: an outcome per event; events it does not mention are done.
 
@@ -108,13 +117,18 @@ class Outcomes:
         outcomes.fail(3, error)          # as if the handler had raised error for events[3] alone
         outcomes.reject(4, "no such order")
         outcomes.later(5, "5m")
+        outcomes.emit(6, "payments", {"id": 7}, type="payment.requested")   # as delivery.emit() for events[6]
+        outcomes.effect(6, "HINCRBY", "totals", "paid", 12)                  # as delivery.effect()
         return outcomes
+
+    What is emitted or done for an event that fails is discarded.
     """
 
-    __slots__ = ("errors",)
+    __slots__ = ("errors", "wanted")
 
     def __init__(self) -> None:
         self.errors: dict[int, BaseException] = {}
+        self.wanted: dict[int, list[Wanted]] = {}
 
     def fail(self, index: int, error: BaseException) -> None:
         """Event number `index` of the batch failed with `error`: it is retried."""
@@ -128,7 +142,37 @@ class Outcomes:
         """Event number `index` of the batch runs again after `delay`."""
         self._put(index, Later(delay))
 
+    def emit(self, index: int, stream: str, data: Any = None, **given: Any) -> None:
+        """Event number `index` of the batch emits an event: see Delivery.emit()."""
+        self._check(index)
+        self.wanted.setdefault(index, []).append(
+            lambda effects, origin, stream_name: effects.emit(stream_name(stream), data, origin(), **given)
+        )
+
+    def effect(self, index: int, command: str, key: str, *args: Arg) -> None:
+        """Event number `index` of the batch wants a command carried out: see Delivery.effect()."""
+        self._check(index)
+        self.wanted.setdefault(index, []).append(lambda effects, *_: effects.call(command, key, *args))
+
+    def effects_of(
+        self, index: int, origin: Callable[[], Origin], stream_name: Callable[[str], str]
+    ) -> Effects | None:
+        """What is wanted for an event, checked and encoded.
+
+        Raises:
+            UsageError, EncodeError, EventTooLargeError: something that cannot be.
+        """
+        if index not in self.wanted:
+            return None
+        effects = Effects()
+        for want in self.wanted[index]:
+            want(effects, origin, stream_name)
+        return effects
+
     def _put(self, index: int, error: BaseException) -> None:
+        self._check(index)
+        self.errors[index] = error
+
+    def _check(self, index: int) -> None:
         if index < 0:
             raise UsageError(f"Outcomes: index {index} of a batch counts from 0")
-        self.errors[index] = error

@@ -96,7 +96,9 @@ class Move:
     event: int = 0
     """Which event of the entry it is for."""
     keys: Sequence[str] = ()
-    """For call and done: the key; for emit: the stream, and its S:ids:<id> where the id is to be looked for."""
+    """For call and done: the key; for emit: the stream, and its S:ids:<id>."""
+    dedupe: bool = False
+    """For emit: not if S:ids has it. Without it, being done in the step that settles is what makes it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ def move_command(
         args += (entry.entry_id, entry.consumer, len(entry.moves))
         for move in entry.moves:
             words = list[Arg]()
-            for key in move.keys:
+            for key in move.keys if move.kind != "emit" or move.dedupe else move.keys[:1]:
                 if key not in numbers:
                     used.append(key)
                     numbers[key] = len(used)
@@ -266,9 +268,9 @@ def move_command(
     )
 
 
-def emit_command(emit: Move, ids: str) -> Command:
-    """Append an emitted event ahead of its settlement, once by its id, which the key `ids` keeps."""
-    return script("emit").command([emit.keys[0], ids], emit.fields)
+def emit_command(emit: Move) -> Command:
+    """Append an emitted event ahead of its settlement, once by its id."""
+    return script("emit").command(emit.keys, emit.fields)
 
 
 def hand_back(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], *, idle_ms: int) -> int:
