@@ -310,7 +310,7 @@ class Settler:
             self._state.settling.append(held)
         else:
             self._state.lose(held)
-            self._say_taken_over(1)
+            self._state.taken_over += 1
 
     def _landed(self, held: Held, emitted: Move | None = None) -> None:
         """An event emitted ahead is in its stream, or (None) has to be sent again. Under the lock."""
