@@ -67,6 +67,8 @@ class Pipeline:
         grace: Duration | None = None,
         window_events: int | None = None,
         window_bytes: Size | None = None,
+        once: bool | None = None,
+        once_for: Duration | None = None,
         executor: str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated function a consumer of `stream` for `group`; the function itself stays as it is.
@@ -89,6 +91,8 @@ class Pipeline:
             grace=grace,
             window_events=window_events,
             window_bytes=None if window_bytes is None else size_bytes(window_bytes, "window_bytes"),
+            once=once,
+            once_for=once_for,
             executor=executor,
         )
 

@@ -259,6 +259,6 @@ class Consumer:
         return self._pull
 
 
-def _taken_by_hand(event: object) -> None:
+def _taken_by_hand(event: object, delivery: object) -> None:
     """Stands where a handler would: deliveries of a Consumer are settled by whoever takes them."""
     raise AssertionError("never called")

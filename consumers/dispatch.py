@@ -13,12 +13,20 @@ from dataclasses import replace
 
 from consumers.delivery import held_of
 from consumers.executors import Executor, Work
+from consumers.inbox import Inbox
 from consumers.state import MemberState, Refused, now_ms
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec, takes_type
 from pipeline.effects import DEDUPE_MS, Effects
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields, read_again, retry_body
-from pipeline.errors import DecodeError, EffectRefusedError, MaxRunError, UnknownFormatError
+from pipeline.errors import (
+    AccessDeniedError,
+    DecodeError,
+    EffectRefusedError,
+    MaxRunError,
+    MillstreamError,
+    UnknownFormatError,
+)
 from pipeline.event import Event
 from pipeline.keys import StreamKeys, slot_of
 from pipeline.ladder import MAX_CRASHES, company
@@ -28,6 +36,8 @@ from pipeline.server.groups import Move
 from pipeline.wire import encode_again
 
 HOST = socket.gethostname()
+ASK_AGAIN_MS = 100
+"""The inbox is asked again so long after it could not be, in ms."""
 ELSEWHERE = HAND_BACK
 """Where an event goes that no handler here takes, and another member's does."""
 
@@ -35,11 +45,20 @@ ELSEWHERE = HAND_BACK
 class Dispatch:
     """The way from entries to handlers and back, for one member."""
 
-    def __init__(self, state: MemberState, routes: Sequence[tuple[ConsumerSpec, Executor]]) -> None:
+    def __init__(
+        self, state: MemberState, routes: Sequence[tuple[ConsumerSpec, Executor]], inbox: Inbox | None = None
+    ) -> None:
+        """inbox: where handlers with `once=` are among them."""
         self._state = state
         self._routes = routes
-        self._takes_all = routes[0][1] if len(routes) == 1 and not routes[0][0].options.types else None
+        self._inbox = inbox if any(spec.options.once for spec, _ in routes) else None
+        self._takes_all = (
+            routes[0][1] if len(routes) == 1 and not routes[0][0].options.types and not self._inbox else None
+        )
         """The one executor, if there is nothing to be routed."""
+        self._unasked: list[Held] = []
+        """Entries of which the inbox could not be asked yet whether their events are done."""
+        self._ask_at_ms = 0
         self._suspects: list[Held] = []
         self._fewest_held = 0
         """The least that was held beside waiting suspects; 0 while none wait."""
@@ -115,6 +134,8 @@ class Dispatch:
                 self._reconsider()
                 while state.refused:
                     self._refuse(state.refused.popleft())
+        if self._unasked:
+            self._ask_again()
         self.start_suspects()
 
     def fail_overdue(self) -> None:
@@ -149,7 +170,8 @@ class Dispatch:
         """Give up what no handler has begun."""
         waiting = [item for _, executor in self._routes for item in executor.drain()]
         with self._state.lock:
-            suspects, self._suspects = self._suspects, []
+            suspects, self._suspects = self._suspects + self._unasked, []
+            self._unasked = []
             for held in suspects:
                 self._return(held)
             by_entry: dict[Held, list[Event]] = {}
@@ -173,7 +195,9 @@ class Dispatch:
 
     def idle(self) -> bool:
         """Whether no handler runs and none is about to."""
-        return not self._suspects and all(executor.idle() for _, executor in self._routes)
+        return (
+            not self._suspects and not self._unasked and all(executor.idle() for _, executor in self._routes)
+        )
 
     def start_suspects(self) -> None:
         """Start what may have killed a worker, once the member holds little enough beside it."""
@@ -261,27 +285,64 @@ class Dispatch:
         if self._takes_all is not None:
             return self._takes_all.submit(ready, here=here)
         routed: list[list[Event]] = [[] for _ in self._routes]
+        routes = []
         for held in ready:
             events = held.all_events()
-            goes = [self._route(event) for event in events]
+            routes.append((held, events, [self._route(event) for event in events]))
+        decided = {} if self._inbox is None else self._sifted(self._inbox, routes)
+        if decided is None:
+            return None
+        for held, events, goes in routes:
             if ELSEWHERE in goes:
                 self._leave(held, events)
                 continue
             for event, where in zip(events, goes, strict=True):
-                if isinstance(where, int):
+                before = decided.get(id(event))
+                if before is None and isinstance(where, int):
                     routed[where].append(event)
                     continue
                 with self._state.lock:
                     if where is DONE:
                         self._state.counts.filtered += 1
                         self._state.passed.setdefault(held, []).append(event)
-                    self._finish(event, where)
+                    self._finish(event, before or where)  # type: ignore[arg-type] # no handler's number
         wanted = [
             (executor, events) for events, (_, executor) in zip(routed, self._routes, strict=True) if events
         ]
         here = here and len(wanted) == 1
         works = [executor.submit(events, here=here) for executor, events in wanted]
         return works[0] if here else None
+
+    def _sifted(
+        self, inbox: Inbox, routes: Sequence[tuple[Held, Sequence[Event], Sequence[int | Outcome]]]
+    ) -> dict[int, Outcome] | None:
+        """What the inbox says of the events of handlers with `once=`; None if it cannot be asked: it is, soon."""
+        asked = [
+            (event, spec)
+            for _, events, goes in routes
+            if ELSEWHERE not in goes
+            for event, where in zip(events, goes, strict=True)
+            if isinstance(where, int) and (spec := self._routes[where][0]).options.once
+        ]
+        try:
+            return inbox.sift(asked) if asked else {}
+        except AccessDeniedError as error:
+            self._state.fail(error)
+        except MillstreamError as error:
+            self._state.say.warning("inbox", "cannot ask which events are done: they wait", error=str(error))
+        with self._state.lock:
+            self._unasked += [held for held, _, _ in routes]
+        self._ask_at_ms = now_ms() + ASK_AGAIN_MS
+        return None
+
+    def _ask_again(self) -> None:
+        """Start what the inbox could not be asked about before."""
+        if self._state.stopping or now_ms() < self._ask_at_ms:
+            return
+        with self._state.lock:
+            ready, self._unasked = [held for held in self._unasked if not held.taken_over], []
+        if ready:
+            self._start(ready)
 
     def _route(self, event: Event) -> int | Outcome:
         """Which handler takes an event: its number; or what becomes of the event without one.
@@ -348,6 +409,8 @@ class Dispatch:
     def _finish(self, event: Event, outcome: Outcome) -> None:
         """Write down one event's outcome. Under the lock."""
         held = held_of(event)
+        if self._inbox is not None and outcome.kind is not Kind.DONE:
+            held.moves = [m for m in held.moves if m.kind != "done" or m.event != event._index]
         try:
             if outcome.kind is Kind.HAND_BACK:
                 if held.events == 1:

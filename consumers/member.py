@@ -14,6 +14,7 @@ from consumers.claimer import Claimer
 from consumers.dispatch import Dispatch
 from consumers.executors import Executor
 from consumers.heartbeat import Heartbeat
+from consumers.inbox import Inbox
 from consumers.janitor import Janitor
 from consumers.loop_executor import LoopExecutor
 from consumers.membership import Membership
@@ -93,7 +94,8 @@ class Member:
         self._trouble = trouble_with(connector.shown)
         self._grace_ms = max(o.grace_ms for o in options)
         self._executors = [(spec, self._executor(spec, loop, make_executor)) for spec in specs]
-        self._dispatch = Dispatch(self.state, self._executors)
+        self._inbox = Inbox(self.state, lambda: connector.link(f"{first.group} inbox"))
+        self._dispatch = Dispatch(self.state, self._executors, self._inbox)
         self._settler = Settler(self.state)
         self._membership = Membership(self.state, start=start)
         self._heartbeat = Heartbeat(self.state, self._dispatch)
@@ -200,6 +202,7 @@ class Member:
             self._duty_thread.join(max(deadline_s - time.monotonic(), LEAVE_S) + LEAVE_S)
         for _, executor in self._executors:
             executor.close()
+        self._inbox.close()
         for one in (self, self._promoter):
             self._trouble.left(one)
         return self.idle()

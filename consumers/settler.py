@@ -269,7 +269,10 @@ class Settler:
                         state.counts.retried += 1
                         state.put_off(float(move.fields[0]))
                 state.counts.dead += sum(move.kind == "dead" for move in one.moves)
-                state.counts.emitted += sum(move.kind == "emit" for move in one.moves)
+                if answer == 1:
+                    state.counts.emitted += sum(move.kind == "emit" for move in one.moves)
+                else:
+                    state.counts.skipped += 1  # done elsewhere meanwhile
             elif isinstance(answer, list):
                 problems = {answer[i]: text(answer[i + 1]) for i in range(1, len(answer), 2)}
                 state.refused.append(Refused(one, problems, half=answer[0] == b"HALF"))

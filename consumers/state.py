@@ -44,6 +44,7 @@ class Counts:
     handed_back: int = 0
     emitted: int = 0
     filtered: int = 0
+    skipped: int = 0
     released: int = 0
     trimmed_unread: int = 0
 

@@ -43,6 +43,12 @@ class ConsumerSpec:
             raise UsageError(
                 f"handler {self.name} takes {count} arguments; it takes one (the {takes}) or two (and the delivery)"
             )
+        if self.options.once and not self.options.batch and count == 1:
+            raise UsageError(
+                f"once=True: handler {self.name} takes no delivery, so nothing it does can be part of the step that "
+                "notes the event as done: take it as the second argument, for delivery.effect(), delivery.emit() or a "
+                "PostgresInbox"
+            )
         if self.options.batch and count == 2:
             raise UsageError(f"batch handler {self.name} takes 2 arguments; it takes one, the list of events")
 

@@ -24,6 +24,10 @@ MIN_CLAIM_AFTER_MS = 500
 """Below this, a single slow reply of the server would make live consumers look dead."""
 
 
+MIN_ONCE_FOR_MS = 1_000
+"""Below this, a record could be gone before the event comes again from a member that died."""
+
+
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
@@ -150,6 +154,11 @@ class ConsumerOptions:
     """How long an idle read waits at the server, in ms; below the connection's timeout."""
     types: tuple[str, ...] = ()
     """Event types a handler takes, with * for any part ("order.*"); empty: all."""
+    once: bool = False
+    """Remember which events are done, by their ids: one that comes again is acknowledged without the handler."""
+    once_for_ms: int = 86_400_000
+    """With once: for how long they are remembered, in ms, from when each was done; by default as long as streams keep
+    their events: a day."""
     executor: str = "threads"
     """Where plain handlers run: threads, or inline (one after the other in the member's own thread)."""
 
@@ -163,6 +172,10 @@ class ConsumerOptions:
         _check(
             self.claim_after_ms >= MIN_CLAIM_AFTER_MS,
             f"claim_after={show_duration(self.claim_after_ms)}: at least {show_duration(MIN_CLAIM_AFTER_MS)}",
+        )
+        _check(
+            self.once_for_ms >= MIN_ONCE_FOR_MS,
+            f"once_for={show_duration(self.once_for_ms)}: at least {show_duration(MIN_ONCE_FOR_MS)}",
         )
         _check(self.max_run_ms > 0, f"max_run={self.max_run_ms} ms: more than 0")
         _check(self.window_bytes >= 1, f"window_bytes={self.window_bytes}: at least 1")
@@ -184,7 +197,7 @@ def consumer_options(**given: Any) -> ConsumerOptions:
     for name, value in given.items():
         if value is None:
             continue
-        if name in ("claim_after", "max_run", "grace", "batch_wait", "block"):
+        if name in ("claim_after", "max_run", "grace", "batch_wait", "block", "once_for"):
             values[f"{name}_ms"] = duration_ms(value, name)
         elif name == "retry" and isinstance(value, int):
             values["retry"] = Retry(attempts=value)
