@@ -69,6 +69,7 @@ class Pipeline:
         window_bytes: Size | None = None,
         once: bool | None = None,
         once_for: Duration | None = None,
+        pause_above: float | None = None,
         executor: str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated function a consumer of `stream` for `group`; the function itself stays as it is.
@@ -93,6 +94,7 @@ class Pipeline:
             window_bytes=None if window_bytes is None else size_bytes(window_bytes, "window_bytes"),
             once=once,
             once_for=once_for,
+            pause_above=pause_above,
             executor=executor,
         )
 

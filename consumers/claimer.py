@@ -58,7 +58,7 @@ class Claimer:
         """Go on with the sweep, or begin one if it is time; the sweep mark whose pass is complete, or ''."""
         state = self._state
         now = now_ms()
-        if state.stopping or not state.clock.claims_allowed(now):
+        if state.resting or not state.clock.claims_allowed(now):
             state.sweeping = False
             return ""
         if not self._passing:
@@ -160,7 +160,7 @@ class Claimer:
         while True:
             self._dispatch.collect()
             with state.lock:
-                room = 0 if state.stopping else max(self._room(len(state.settling), taken), 0)
+                room = 0 if state.resting else max(self._room(len(state.settling), taken), 0)
                 state.claiming = room + len(taken.entries) if taken else room
             if taken and not room:
                 return None
@@ -168,7 +168,7 @@ class Claimer:
             settlements = self._settler.prepare() if state.sweeping or state.splitting else []
             if room:
                 break
-            state.sweeping = not state.stopping and not state.splitting
+            state.sweeping = not state.resting and not state.splitting
             if not settlements:
                 return None
             self._settler.settle(link, settlements)
@@ -277,7 +277,7 @@ class Claimer:
             group=state.group,
             entries=len(fresh),
         )
-        if state.stopping:
+        if state.resting:
             self._dispatch.hand_back(fresh)
             return
         state.sweeping = not state.splitting

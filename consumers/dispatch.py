@@ -477,7 +477,8 @@ class Dispatch:
         held = held_of(event)
         fields = _alone(event)
         if outcome.kind is Kind.DEAD:
-            return Move("dead", dead_fields(self._letter(event, outcome), fields), event._index)
+            letter = self._letter(event, outcome)
+            return Move("dead", dead_fields(letter, fields), event._index, outcome=outcome)
         runs = held.attempt if outcome.kind is Kind.RETRY else held.attempt - 1
         again = self._again(held, event._index, runs, "retry")
         due_ms = (self._state.clock.now_ms(now_ms()) or 0) + outcome.delay_ms
@@ -493,7 +494,8 @@ class Dispatch:
                 in_ms=outcome.delay_ms,
                 error=f"{outcome.error}: {outcome.reason}",
             )
-        return Move("retry", (due_ms, member, retry_body(again_fields(again, fields))), event._index)
+        body = retry_body(again_fields(again, fields))
+        return Move("retry", (due_ms, member, body), event._index, outcome=outcome)
 
     def _again(self, held: Held, index: int, runs: int, why: str) -> Again:
         before = held.again
@@ -554,7 +556,7 @@ class Dispatch:
         """The entry as a whole is moved, its bytes unchanged. Under the lock."""
         assert held.verdict is not None, "there is something to be convicted for"
         letter = self._letter(held.event(0), held.verdict, whole=True)
-        held.moves = (Move("dead", dead_fields(letter, held.fields)),)
+        held.moves = (Move("dead", dead_fields(letter, held.fields), outcome=held.verdict),)
 
     def _split(self, held: Held, events: Sequence[Event], why: str = "split") -> None:
         """A pack that was running when its worker died: each event goes on alone, so that one convicts no others."""

@@ -88,6 +88,7 @@ class Member:
             ),
             claim_after_ms=claim_after_ms,
             own_claim_after_ms=claim_after_ms,
+            pause_above=min(o.pause_above for o in options),
             filter=GroupFilter(own=filter_text(o.types for o in options)),
         )
         self._connector = connector
@@ -359,17 +360,17 @@ class Member:
         try:
             tick_s = 0.0
             while not self._ended.is_set():
-                ticking = time.monotonic() >= tick_s
+                ticking = time.monotonic() >= tick_s or state.alarming()
                 if ticking:
                     tick_s = time.monotonic() + min(
                         TICK_S, state.claim_after_ms / 1_000 / TICKS_PER_CLAIM_AFTER
                     )
                     self._tick(link)
-                elif self._on_duty():
+                elif self._on_duty() and state.pause is None:
                     self._promote(link)
                     if state.sweeping or state.splitting:
                         self._sweep(link)
-                if state.stopping and state.reader_blocked and state.reader_client:
+                if state.resting and state.reader_blocked and state.reader_client:
                     link.calls(
                         [("CLIENT", "UNBLOCK", state.reader_client)]
                     )  # refused: the block ends by itself
@@ -398,8 +399,12 @@ class Member:
         self._membership.say_taken_over(link)
         if duty.next_due_ms is not None:
             self._promoter.next_due_ms = duty.next_due_ms
-        if not duty.on_duty:
+        if self.state.pause is not None:
+            self._dispatch.hand_back_unstarted()  # all of it: a thread may have had the rest of a pack in its hands
+        if not duty.on_duty or self.state.pause is not None:
             self._sweep_no_more()
+            if duty.on_duty:
+                self._janitor.run_once(link, duty)
             return
         self._promote(link)
         self._sweep(link)
@@ -437,7 +442,7 @@ class Member:
 
     def _until_due_s(self) -> float:
         """How long until a retry is due that this member should promote, in s."""
-        wait_ms = self._promoter.wait_ms() if self._on_duty() else None
+        wait_ms = self._promoter.wait_ms() if self._on_duty() and self.state.pause is None else None
         if wait_ms is None:
             return TICK_S
         return max(wait_ms, self._promote_from_ms - now_ms(), 5) / 1_000

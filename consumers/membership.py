@@ -7,10 +7,11 @@ its hold on the duty expires and the next heartbeat of another member takes it.
 from typing import Any
 
 from consumers.state import MemberState, now_ms
+from pipeline.breaker import Ended, trips
 from pipeline.errors import WrongKeyTypeError
 from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link
-from pipeline.server.groups import Duty, declare_filter, heartbeat, join, made
+from pipeline.server.groups import NOTHING_ENDED, Duty, declare_filter, heartbeat, join, made, pause
 
 HOLD_MS = 1_000
 """The duty is held so long after a heartbeat, in ms."""
@@ -60,12 +61,15 @@ class Membership:
         state = self._state
         wants = now_ms() >= state.released_until_ms and not state.stopping and not no_room
         sent_ms = now_ms()
-        duty = self._beat(link, 1 if wants else 0, swept)
+        ended = state.ended()
+        duty = self._beat(link, 1 if wants else 0, swept, ended.since(state.told))
+        state.told = ended
         state.token = duty.token
         state.claim_after_ms = duty.claim_after_ms
         if state.clock.observe(duty.now_ms, sent_ms, now_ms(), claim_after_ms=duty.claim_after_ms):
             state.say.warning("clock", "the server's clock jumped; nothing is claimed for one claim_after")
         self.duty = duty
+        self._heed(link, duty)
         if now_ms() - self._said_ms >= FILTER_MS:
             self._declare_types(link)
         return duty
@@ -88,6 +92,26 @@ class Membership:
             entries=count,
         )
 
+    def _heed(self, link: Link, duty: Duty) -> None:
+        """Note whether the group is paused, and pause it if too many of its events died."""
+        state, before, stands = self._state, self._state.pause, duty.pause
+        why = trips(duty.ended, state.pause_above) if stands is None and not state.stopping else ""
+        if why:
+            _, stands = pause(link, state.keys, state.group, by=state.consumer, reason=why)
+        state.pause = stands
+        stream, group = state.keys.stream, state.group
+        if stands is not None and before is None:
+            self._log.warning(
+                f"group is paused, nothing is read for it until `millstream group resume {stream} {group}`",
+                stream=stream,
+                group=group,
+                reason=stands.reason,
+                by=stands.by,
+            )
+        elif stands is None and before is not None:
+            self._log.info("group is resumed", stream=stream, group=group)
+            state.wake_all()
+
     def leave(self, link: Link, *, for_good: bool) -> None:
         """Give the duty up. for_good: nothing is left behind; else the others miss the name at once."""
         self._beat(link, -1 if for_good else -2, "")
@@ -107,7 +131,7 @@ class Membership:
                 others=", ".join(state.filter.others),
             )
 
-    def _beat(self, link: Link, wants: int, swept: str) -> Duty:
+    def _beat(self, link: Link, wants: int, swept: str, ended: Ended = NOTHING_ENDED) -> Duty:
         state = self._state
         return heartbeat(
             link,
@@ -118,4 +142,5 @@ class Membership:
             wants=wants,
             hold_ms=HOLD_MS,
             swept=swept,
+            ended=ended,
         )

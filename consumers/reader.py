@@ -78,6 +78,8 @@ class Reader:
         self._busy = False
         """The last read brought something: another may be sent before the next is taken in."""
         self._recheck_ms = 0
+        self._unseen = False
+        """There may be entries of ours that were never seen, for which it is not the time."""
 
     def run(self, link: Link) -> None:
         """Read over this link until the member stops, or a handler in this thread took so long that another reads.
@@ -91,6 +93,8 @@ class Reader:
                 if self._recheck_due():
                     self._recheck_ms = 0
                     self._land_all(link)
+                    self._see_unseen(link)
+                elif self._unseen and not self._state.resting:
                     self._see_unseen(link)
                 self.run_once(link)
             self._land_all(link)
@@ -215,6 +219,8 @@ class Reader:
     def _room(self, settlements: Sequence[Settlement] = ()) -> int:
         """How many entries may be read once these settlements are carried out."""
         state = self._state
+        if state.pause is not None:
+            return 0
         with state.lock:
             coming = sum(one.room for one in self._under_way)
             limit = state.window.limit()
@@ -264,7 +270,7 @@ class Reader:
     def _hand_on(self, *, here: bool = False) -> None:
         """Give what was read to the handlers, or back, if the member stops; here: they may run in this thread."""
         fresh, self._fresh = self._fresh, []
-        if fresh and self._state.stopping:
+        if fresh and self._state.resting:
             self._dispatch.hand_back(fresh)
         elif fresh:
             turns = self._turns
@@ -277,7 +283,10 @@ class Reader:
                     self._state.wake()  # another thread settles what has ended here
 
     def _see_unseen(self, link: Link) -> None:
-        """Fetch entries that are pending under our name and were never seen here."""
+        """Fetch entries that are pending under our name and were never seen here; not while the group is paused."""
+        self._unseen = self._state.pause is not None
+        if self._unseen:
+            return
         unseen(link, self._state, self._fresh)
         self._hand_on()
 

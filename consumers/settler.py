@@ -35,10 +35,10 @@ MOVE_BYTES = 1 << 20
 """Bytes of moved events in one call, about."""
 MOVES = 200
 """Moved events in one call, about: the server adds them one by one, and does nothing else meanwhile."""
-
-
 MOST_EMITTED = 1_000
 """Events that one entry emits in the step that settles it; those of a pack that emits more are appended ahead."""
+NOT_DONE = frozenset(("again", "retry", "dead"))
+"""Where events go that are not done."""
 
 
 @dataclass(slots=True)
@@ -246,7 +246,9 @@ class Settler:
                 if one.entry_id in lost:
                     state.lose(one)
             held = [one for one in held if one.entry_id not in lost]
-        self._finished += state.window.remove_all(held)
+        events = state.window.remove_all(held)
+        self._finished += events
+        state.counts.done += events
         if state.passed:
             for one in held:
                 state.passed.pop(one, None)
@@ -268,7 +270,11 @@ class Settler:
                     if move.kind == "retry":
                         state.counts.retried += 1
                         state.put_off(float(move.fields[0]))
-                state.counts.dead += sum(move.kind == "dead" for move in one.moves)
+                    elif move.kind == "dead":
+                        state.counts.dead += 1
+                        state.counts.rejected += move.outcome is not None and move.outcome.rejected
+                        if state.alarming():
+                            state.duty_wake.set()
                 if answer == 1:
                     state.counts.emitted += sum(move.kind == "emit" for move in one.moves)
                 else:
@@ -343,7 +349,11 @@ class Settler:
 
     def _done(self, held: Held) -> None:
         self._state.passed.pop(held, None)
-        self._finished += self._state.window.remove_all([held])
+        events = self._state.window.remove_all([held])
+        self._finished += events
+        if held.verdict is None:
+            moved = sum(move.kind in NOT_DONE for move in held.moves)
+            self._state.counts.done += max(events - moved, 0)
 
 
 def _wanted(events: Sequence[Event], filter_: GroupFilter) -> bool:

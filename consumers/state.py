@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from consumers.executors import Finished
 from consumers.tokens import Tokens
 from consumers.window import Held, Window
+from pipeline.breaker import Ended, trips
 from pipeline.clock import ServerClock
 from pipeline.errors import MillstreamError
 from pipeline.event import Event
 from pipeline.filters import GroupFilter
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.observe.log import Limited, get_logger
+from pipeline.pause import Pause
 
 
 def now_ms() -> int:
@@ -40,7 +42,12 @@ class Counts:
     taken_over_by_us: int = 0
     taken_over_from_us: int = 0
     retried: int = 0
+    done: int = 0
+    """Events whose handlers returned, and those that were passed over."""
     dead: int = 0
+    """Dead letters."""
+    rejected: int = 0
+    """Of those, the ones that a handler rejected."""
     handed_back: int = 0
     emitted: int = 0
     filtered: int = 0
@@ -69,6 +76,8 @@ class MemberState:
     own_claim_after_ms: int
     cluster: bool = False
     """One script may use keys of one slot only."""
+    pause_above: float = 0.5
+    """See ConsumerOptions."""
     consumer: str = field(default_factory=consumer_name)
     lock: threading.RLock = field(default_factory=threading.RLock)
     seeing: threading.Lock = field(default_factory=threading.Lock)
@@ -95,6 +104,10 @@ class MemberState:
     """Which older tokens are as good as the newest."""
     clock: ServerClock = field(default_factory=ServerClock)
     counts: Counts = field(default_factory=Counts)
+    told: Ended = field(default_factory=Ended)
+    """What of it the group was told of: how many events have ended, and died."""
+    pause: Pause | None = None
+    """The group is paused, as last heard of: nothing is read, claimed or promoted."""
     reader_wake: threading.Event = field(default_factory=threading.Event)
     duty_wake: threading.Event = field(default_factory=threading.Event)
     back: threading.Event = field(default_factory=threading.Event)
@@ -140,6 +153,20 @@ class MemberState:
     def stopping(self) -> bool:
         """Nothing new is read; what did not start is handed back."""
         return self.stop_asked.is_set()
+
+    @property
+    def resting(self) -> bool:
+        """Nothing new is started: what did not start is handed back."""
+        return self.pause is not None or self.stop_asked.is_set()
+
+    def ended(self) -> Ended:
+        """Events that have ended with this member, since its start."""
+        counts = self.counts
+        return Ended(counts.done - counts.filtered + counts.dead, counts.dead - counts.rejected)
+
+    def alarming(self) -> bool:
+        """Whether the group is to hear at once of how many events died here."""
+        return self.pause is None and trips(self.ended().since(self.told), self.pause_above) != ""
 
     def wake(self) -> None:
         """Something finished: wake whichever thread settles just now."""

@@ -94,12 +94,19 @@ class TestPipeline:
         """Wait until every group has handled all there is, but for what waits for a later time (advance()).
 
         Raises:
-            TimeoutError: not idle in time. MillstreamError: a consumer ended by itself.
+            TimeoutError: not idle in time. MillstreamError: a consumer ended by itself, or its group was paused, by its
+            breaker for one.
         """
         deadline_s = time.monotonic() + duration_ms(timeout, "timeout") / 1_000
         while not self._idle():
             if self._running.failure is not None:
                 raise self._running.failure
+            for member in self._running.members:
+                if member.state.pause is not None:
+                    raise MillstreamError(
+                        f"group {member.state.group!r} of stream {member.state.keys.stream!r} is paused: "
+                        f"{member.state.pause.reason}"
+                    )
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"consumers are still busy after {timeout}")
             time.sleep(0.005)

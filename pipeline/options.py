@@ -159,6 +159,9 @@ class ConsumerOptions:
     once_for_ms: int = 86_400_000
     """With once: for how long they are remembered, in ms, from when each was done; by default as long as streams keep
     their events: a day."""
+    pause_above: float = 0.5
+    """Share of the group's last 100 events that, if more of them became dead letters (but for Reject), pauses the group
+    until `millstream group resume`; 1: never. The smallest of a member's handlers holds."""
     executor: str = "threads"
     """Where plain handlers run: threads, or inline (one after the other in the member's own thread)."""
 
@@ -180,6 +183,10 @@ class ConsumerOptions:
         _check(self.max_run_ms > 0, f"max_run={self.max_run_ms} ms: more than 0")
         _check(self.window_bytes >= 1, f"window_bytes={self.window_bytes}: at least 1")
         _check(0 < self.block_ms <= 4_000, f"block={self.block_ms} ms: more than 0, at most 4 s")
+        _check(
+            0 <= self.pause_above <= 1,
+            f"pause_above={self.pause_above!r}: a share, 0 (the first dead letter) to 1 (never)",
+        )
         position_id(self.start, 0, "start")  # refused where it is written, not where it is run
         _check(
             self.executor in EXECUTORS,

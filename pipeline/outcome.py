@@ -7,7 +7,7 @@ return Outcomes, one per event. after_failure() is the whole policy of retries, 
 import random
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -62,6 +62,8 @@ class Outcome:
     traceback: str = field(default="", repr=False)
     effects: Effects | None = field(default=None, repr=False)
     """For DONE: what the handler wants done in the step that settles the event."""
+    rejected: bool = False
+    """The handler said so by Reject."""
 
 
 DONE = Outcome(Kind.DONE)
@@ -80,7 +82,7 @@ def after_failure(
         return Outcome(kind, delay_ms, reason, name, message, trace)
 
     if isinstance(error, Reject):
-        return outcome(Kind.DEAD, error.reason)
+        return replace(outcome(Kind.DEAD, error.reason), rejected=True)
     if isinstance(error, DecodeError):
         return outcome(Kind.DEAD, f"cannot be decoded: {message}")
     refusal = retry.refusal(error)

@@ -1,5 +1,8 @@
-"""millstream group: where each group of a stream stands, making one, removing one."""
+"""millstream group: where each group of a stream stands; making, pausing and removing one."""
 
+import getpass
+import os
+import socket
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -9,17 +12,17 @@ import click
 from console.cli.kinds import GROUP, POSITION, STREAM
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
-from console.output import Column, as_count, as_duration, counted, number
+from console.output import Column, as_count, as_duration, as_time, counted, number
 from pipeline.errors import MillstreamError, NoSuchGroupError, NotConnectedError, NotFoundError, UsageError
 from pipeline.keys import StreamKeys
 from pipeline.position import position_id
 from pipeline.server.changes import remove_group
 from pipeline.server.connect import Link
-from pipeline.server.groups import join
+from pipeline.server.groups import join, pause, resume
 from pipeline.server.overview import GroupFacts, consumers, groups, named, server_ms, stream_keys
 from pipeline.server.replies import text
 
-_STATE_STYLES = {"drained": "dim", "working": "green", "lagging": "yellow", "stuck": "red"}
+_STATE_STYLES = {"drained": "dim", "working": "green", "lagging": "yellow", "stuck": "red", "paused": "red"}
 
 
 def _state_style(state: str) -> str:
@@ -61,6 +64,9 @@ _FACTS = (
     Column("consumers", "names", as_count),
     Column("last_read_id", "read up to"),
     Column("claim_after_ms", "claim after", as_duration),
+    Column("paused_ms", "paused since", as_time),
+    Column("paused_by", "paused by"),
+    Column("paused_reason", "paused because"),
 )
 
 
@@ -71,10 +77,11 @@ _FACTS = (
         ("millstream groups", "every group of every stream"),
         ("millstream group show orders billing", "unread, running, waiting, dead, and one word for the sum"),
         ("millstream group create orders audit --start end", "from now on only"),
+        ("millstream group resume orders billing", "ends a pause, its breaker's or one by hand"),
     ],
 )
 def verb() -> None:
-    """Consumer groups: where each stands, making one, removing one."""
+    """Consumer groups: where each stands; making one, pausing it, removing it."""
 
 
 @verb.command(
@@ -99,8 +106,9 @@ def ls(session: Session, stream: str | None, limit: int) -> None:
     """List groups with what each has unread, running, waiting and dead.
 
     States: drained (nothing to do), working, lagging (its oldest unread entry has waited 10 s), stuck (work, but
-    nobody who does it, or entries that nobody takes over). Counts are of entries: a pack is one. UNREAD is ? where
-    the server cannot tell; BEHIND, how long the oldest of them has waited, is always known.
+    nobody who does it, or entries that nobody takes over), paused (by its breaker, or by hand). Counts are of entries:
+    a pack is one. UNREAD is ? where the server cannot tell; BEHIND, how long the oldest of them has waited, is always
+    known.
     """
 
     link = session.link("group")
@@ -130,7 +138,10 @@ def show(session: Session, stream: str, group: str) -> None:
 
     link = session.link("group")
     facts = groups(link, stream, only=group)[0]
-    session.out.record(_FACTS, group_row(facts))
+    columns = [c for c in _FACTS if facts.paused_ms is not None or not c.name.startswith("paused_")]
+    session.out.record(columns, group_row(facts))
+    if facts.paused_ms is not None and session.out.for_people:
+        session.out.talk(f"paused: nothing is read for it until `millstream group resume {stream} {group}`")
     if facts.state == "stuck" and session.out.for_people:
         left = [one for one in consumers(link, stream, group) if one.kind == "leftover" and one.pending]
         held = (
@@ -185,6 +196,64 @@ def create(session: Session, stream: str, group: str, start: str) -> None:
 
 
 @verb.command(
+    "pause",
+    cls=Verb,
+    short_help="Have its members read nothing more, until it is resumed.",
+    examples=[
+        ("millstream group pause orders billing", "within half a second, wherever its members run"),
+        ("millstream group pause orders billing --reason 'bank is down'", "said to whoever looks"),
+    ],
+)
+@click.argument("stream", type=STREAM)
+@click.argument("group", type=GROUP)
+@click.option(
+    "--reason", metavar="TEXT", default="by hand", show_default=True, help="Why, for whoever looks."
+)
+@click.pass_obj
+def pause_verb(session: Session, stream: str, group: str, reason: str) -> None:
+    """Pause a group: its members read, take over and retry nothing more until it is resumed, and keep running.
+
+    What their handlers have begun ends and is settled; what they had read and not begun is given back. The pause is
+    kept on the server: it holds for members that start later, too.
+    """
+
+    link = session.link("group")
+    groups(link, stream, only=group)
+    changed, stands = pause(link, StreamKeys(stream), group, by=person(), reason=reason)
+    if changed:
+        said = f"group {group} of {stream} is paused; `millstream group resume {stream} {group}` ends it"
+    else:
+        when = as_time(stands.since_ms)
+        said = f"group {group} of {stream} was paused already, at {when} by {stands.by}: {stands.reason}"
+    session.out.done(
+        said, stream=stream, group=group, changed=changed, paused_ms=stands.since_ms, paused_by=stands.by,
+        paused_reason=stands.reason,
+    )  # fmt: skip
+
+
+@verb.command(
+    "resume",
+    cls=Verb,
+    short_help="Have its members read again.",
+    examples=[("millstream group resume orders billing", "goes on where it was, within half a second")],
+)
+@click.argument("stream", type=STREAM)
+@click.argument("group", type=GROUP)
+@click.pass_obj
+def resume_verb(session: Session, stream: str, group: str) -> None:
+    """End the pause of a group. What ended before it is forgotten: its breaker judges what comes anew."""
+
+    link = session.link("group")
+    groups(link, stream, only=group)
+    ended = resume(link, StreamKeys(stream), group)
+    if ended is None:
+        said = f"group {group} of {stream} was not paused"
+    else:
+        said = f"group {group} of {stream} goes on; it was paused by {ended.by}: {ended.reason}"
+    session.out.done(said, stream=stream, group=group, changed=ended is not None)
+
+
+@verb.command(
     "rm",
     cls=Verb,
     examples=[
@@ -216,6 +285,15 @@ def rm(session: Session, stream: str, group: str, with_dead: bool, execute: bool
     if not remove_group(link, stream, group, with_dead=with_dead):
         raise NoSuchGroupError(f"stream {stream!r} has no group {group!r}")
     out.done(f"group {group} of {stream} removed", stream=stream, group=group, removed=True)
+
+
+def person() -> str:
+    """Who gives this command: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def group_row(facts: GroupFacts) -> dict[str, Any]:

@@ -8,8 +8,11 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.breaker import LAST_EVENTS, Ended
 from pipeline.errors import MillstreamError, NoSuchGroupError
 from pipeline.keys import GroupRef, StreamKeys, escape
+from pipeline.outcome import Outcome
+from pipeline.pause import Pause, pause_text, read_pause
 from pipeline.server.connect import Link
 from pipeline.server.replies import Fields, Reply, pairs, text
 from pipeline.server.scripts import Arg, script
@@ -21,6 +24,7 @@ REPLAY_KEPT_MS = 86_400_000
 FILTER_KEPT_MS = 3_600_000
 """What a member that died takes is still the group's for so long, in ms: another of its version may come."""
 Command = tuple[Arg, ...]
+NOTHING_ENDED = Ended()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,10 @@ class Duty:
     """When the first retry is due, by the server's clock; None if nothing waits."""
     members: dict[str, tuple[int, int]]
     """Name to (claim_after_ms, ms since its last heartbeat); empty unless on duty."""
+    pause: Pause | None
+    """Nobody is to read for the group."""
+    ended: Ended
+    """Of the group's events, those that ended last, about LAST_EVENTS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,8 @@ class Move:
     """For call and done: the key; for emit: the stream, and its S:ids:<id>."""
     dedupe: bool = False
     """For emit: not if S:ids has it. Without it, being done in the step that settles is what makes it once."""
+    outcome: Outcome | None = None
+    """For dead and retry: what was decided about the event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +152,13 @@ def heartbeat(
     wants: int,
     hold_ms: int,
     swept: str,
+    ended: Ended = NOTHING_ENDED,
 ) -> Duty:
-    """One heartbeat of a member; wants 1 to hold the duty, 0 to give it up, -1 or -2 to leave."""
+    """One heartbeat of a member; wants 1 to hold the duty, 0 to give it up, -1 or -2 to leave; ended: here since."""
     reply = link.run(
         script("duty"),
         [keys.groups, keys.members(group), keys.duty(group), keys.retry(group), keys.never],
-        [escape(group), member, claim_after_ms, wants, hold_ms, swept],
+        [escape(group), member, claim_after_ms, wants, hold_ms, swept, ended.count, ended.died, LAST_EVENTS],
     )
     return Duty(
         now_ms=reply[0],
@@ -156,8 +167,26 @@ def heartbeat(
         token=text(reply[3]),
         sweep_mark=text(reply[4]),
         next_due_ms=float(reply[5]) if reply[5] else None,
-        members={text(reply[i]): (reply[i + 1], reply[i + 2]) for i in range(6, len(reply), 3)},
+        members={text(reply[i]): (reply[i + 1], reply[i + 2]) for i in range(9, len(reply), 3)},
+        pause=read_pause(text(reply[6])),
+        ended=Ended(reply[7], reply[8]),
     )
+
+
+def pause(link: Link, keys: StreamKeys, group: str, *, by: str, reason: str) -> tuple[bool, Pause]:
+    """Have all members of a group read nothing more; whether this call paused it, and the pause that stands."""
+    changed, kept = link.run(
+        script("pause"), [keys.groups, keys.never], [escape(group), pause_text(by, reason)]
+    )
+    stands = read_pause(text(kept))
+    assert stands is not None, "it was paused just now, or before"
+    return changed == 1, stands
+
+
+def resume(link: Link, keys: StreamKeys, group: str) -> Pause | None:
+    """Have the members of a group read again; the pause that this ended, None if there was none."""
+    _, kept = link.run(script("pause"), [keys.groups, keys.never], [escape(group), ""])
+    return read_pause(text(kept))
 
 
 def take(

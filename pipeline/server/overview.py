@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import MillstreamError, NoSuchGroupError, NoSuchStreamError, ServerRefusedError
 from pipeline.keys import GroupRef, StreamKeys, escape, stream_of
+from pipeline.pause import read_pause
 from pipeline.position import parse_entry_id
 from pipeline.server.connect import Link
 from pipeline.server.groups import pending_of
@@ -56,7 +57,7 @@ class GroupFacts:
     stream: str
     group: str
     state: str
-    """drained, working, lagging, or stuck."""
+    """drained, working, lagging, stuck, or paused."""
     unread: int | None
     """Entries it has not read; None where the server cannot tell."""
     behind_ms: int
@@ -76,6 +77,11 @@ class GroupFacts:
     """The entry id up to which the group has read."""
     claim_after_ms: int | None
     """None for a group that no member of Millstream's has joined."""
+    paused_ms: int | None
+    """When it was paused, in ms since 1970; None if it is not."""
+    paused_by: str
+    """Who paused it: a member whose breaker tripped, or a person."""
+    paused_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +281,7 @@ def group_state(
     attended: bool,
     idle_ms: int,
     patience_ms: int | None,
+    paused: bool = False,
 ) -> str:
     """One word for where a group stands.
 
@@ -282,7 +289,10 @@ def group_state(
         attended: somebody is there to work.
         idle_ms: how long its oldest pending entry, or what is due again, has been left alone.
         patience_ms: idle for longer than this means that nobody takes it over; None: no such limit is known.
+        paused: nobody is to read for it, whatever there is to do.
     """
+    if paused:
+        return "paused"
     if unread == 0 and not running and not waiting:
         return "drained"
     if not attended or (patience_ms is not None and idle_ms > patience_ms):
@@ -335,6 +345,7 @@ def _group_facts(
             ("XLEN", keys.dead(group)),
             ("HGETALL", keys.members(group)),
             ("HGET", keys.groups, f"{escape(group)}:claim_after"),
+            ("HGET", keys.groups, f"{escape(group)}:paused"),
             ("XPENDING", keys.stream, group, "-", "+", 1),
             ("XRANGE", keys.stream, f"({read_id}", "+", "COUNT", 1 if unread_now else 0),
         ]
@@ -344,7 +355,8 @@ def _group_facts(
         if isinstance(reply, MillstreamError) and not isinstance(reply, NoSuchGroupError):
             raise named(reply, keys.stream)
     there: list[Reply] = [() if isinstance(reply, NoSuchGroupError) else reply for reply in replies]
-    again, again_pending, retries, first_retry, dead, members, claim_after, oldest, next_unread = there
+    again, again_pending, retries, first_retry, dead, members, claim_after, kept, oldest, next_unread = there
+    pause = read_pause(text(kept or b""))
     again_running = again_pending[0] if again_pending else 0
     beats = _heartbeats(members, now_ms)
     live = sum(_kind(beat, ATTENDED_MS) == "member" for beat in beats.values())
@@ -366,6 +378,7 @@ def _group_facts(
             attended=live > 0 or _anyone_asks(link, keys, group, row["consumers"]),
             idle_ms=idle_ms,
             patience_ms=2 * int(claim_after) if claim_after else None,
+            paused=pause is not None,
         ),
         unread=unread,
         behind_ms=behind_ms,
@@ -377,6 +390,9 @@ def _group_facts(
         consumers=row["consumers"],
         last_read_id=read_id,
         claim_after_ms=int(claim_after) if claim_after else None,
+        paused_ms=pause.since_ms if pause else None,
+        paused_by=pause.by if pause else "",
+        paused_reason=pause.reason if pause else "",
     )
 
 

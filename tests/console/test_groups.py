@@ -103,10 +103,12 @@ def test_unread_is_exact_or_unknown(stream: str, url: str, link: Link) -> None:
         ({"unread": 0, "attended": False}, "drained"),
         ({"unread": 0, "running": 1, "idle_ms": 61_000, "patience_ms": 60_000}, "stuck"),
         ({"unread": 0, "running": 1, "idle_ms": 61_000, "patience_ms": None}, "working"),
+        ({"unread": 5, "attended": False, "paused": True}, "paused"),
+        ({"paused": True}, "paused"),
     ],
 )
 def test_one_word_sums_a_group_up(facts: dict[str, object], word: str) -> None:
-    """Drained, working, lagging, stuck."""
+    """Drained, working, lagging, stuck, paused."""
     given = {
         "unread": 0,
         "behind_ms": 0,
@@ -225,3 +227,25 @@ def test_a_member_without_work_is_listed_on_every_server(joined: str, url: str, 
     beat(link, joined, "idle")
     row = here("consumers", joined, "g", "--json", url=url).json[0]
     assert (row["name"], row["kind"], row["pending"]) == ("idle", "member", 0)
+
+
+def test_a_group_is_paused_and_resumed_by_hand(joined: str, url: str, link: Link) -> None:
+    """Its one word says so, and who, why and since when; a second pause changes nothing, a second resume neither."""
+    beat(link, joined, "m")
+    ran = here("group", "pause", joined, "g", "--reason", "bank is down", url=url)
+    assert (ran.code, f"millstream group resume {joined} g" in ran.out) == (0, True)
+    facts = group(joined, url)
+    assert (facts["state"], facts["paused_reason"]) == ("paused", "bank is down")
+    assert "@" in str(facts["paused_by"])
+    assert abs(int(str(facts["paused_ms"])) - server_ms(link)) < 60_000
+    shown = here("group", "show", joined, "g", url=url)
+    assert "paused because  bank is down" in shown.out
+    assert "group resume" in shown.err
+    second = here("group", "pause", joined, "g", "--json", url=url).json
+    assert (second["changed"], second["paused_reason"]) == (False, "bank is down")
+    assert "was paused by" in here("group", "resume", joined, "g", url=url).out
+    assert group(joined, url)["state"] == "working"
+    assert "paused because" not in here("group", "show", joined, "g", url=url).out
+    assert here("group", "resume", joined, "g", "--json", url=url).json["changed"] is False
+    for verb in ("pause", "resume"):
+        assert here("group", verb, joined, "nobody", url=url).code == 3

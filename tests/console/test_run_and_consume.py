@@ -274,3 +274,26 @@ def test_a_consumer_that_cannot_be_meant_reads_nothing(
     assert (ran.code, ran.out) == (code, "")
     assert said in ran.error
     assert here("streams", "--match", stream, "--json", url=url).json == []
+
+
+def test_consume_keeps_running_while_its_group_is_paused(
+    stream: str, url: str, link: Link, tmp_path: Path
+) -> None:
+    """It reads nothing, says so in one line, and goes on by itself once the group is resumed."""
+    send(link, stream, 1)
+    out, err = tmp_path / "out", tmp_path / "err"
+    with out.open("wb") as file, err.open("wb") as said:
+        process = started("consume", stream, "-g", "g", "-o", "ndjson", url=url, stdout=file, stderr=said)
+    until(lambda: len(out.read_text().splitlines()) == 1, 20)
+    assert here("group", "pause", stream, "g", url=url).code == 0
+    until(lambda: "group is paused" in err.read_text(), what="it has heard of it")
+    send(link, stream, 5)
+    facts = here("group", "show", stream, "g", "--json", url=url).json
+    assert (facts["state"], facts["members"]) == ("paused", 1)
+    assert len(out.read_text().splitlines()) == 1
+    assert process.poll() is None
+    assert here("group", "resume", stream, "g", url=url).code == 0
+    until(lambda: len(out.read_text().splitlines()) == 6)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert err.read_text().count("group is paused") == 1

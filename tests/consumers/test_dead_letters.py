@@ -100,7 +100,7 @@ def test_letters_are_found_by_what_they_are(consuming: Consuming, letters: DeadL
 
 def test_many_are_retried_and_dropped_page_by_page(consuming: Consuming, letters: DeadLetters) -> None:
     """While they are being looked through; those that die meanwhile are left for the next time."""
-    account = Account(consuming, retry=1)
+    account = Account(consuming, retry=1, pause_above=1)
     consuming.send(*range(350))
     consuming.run_until_drained()
     progress: list[int] = []

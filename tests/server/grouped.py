@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pipeline.breaker import Ended
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.server.connect import Link
 from pipeline.server.groups import (
+    NOTHING_ENDED,
     Duty,
     Joined,
     Move,
@@ -117,12 +119,12 @@ class Grouped:
 
     def beat(
         self, member: str, *, wants: int = 1, claim_after_ms: int = 1_000, hold_ms: int = 60_000,
-        swept: str = "",
+        swept: str = "", ended: Ended = NOTHING_ENDED,
     ) -> Duty:  # fmt: skip
         """One heartbeat of a member."""
         return heartbeat(
             self.link, self.keys, self.group, member,
-            claim_after_ms=claim_after_ms, wants=wants, hold_ms=hold_ms, swept=swept,
+            claim_after_ms=claim_after_ms, wants=wants, hold_ms=hold_ms, swept=swept, ended=ended,
         )  # fmt: skip
 
     def entries(self, key: str) -> list[RawEntry]:

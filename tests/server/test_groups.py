@@ -2,9 +2,12 @@
 
 import pytest
 
+from pipeline.breaker import Ended
 from pipeline.errors import NoSuchGroupError, WrongKeyTypeError
 from pipeline.position import before
-from pipeline.server.groups import feed, retire, save_position
+from pipeline.server.connect import Link
+from pipeline.server.groups import feed, pause, resume, retire, save_position
+from tests.conftest import OwnServer
 from tests.server.grouped import Grouped
 from tests.until import until
 
@@ -348,3 +351,52 @@ def test_a_replay_that_cannot_be_fed_keeps_its_place(grouped: Grouped) -> None:
     with pytest.raises(WrongKeyTypeError):
         feed(grouped.link, grouped.keys, "g", "replay:x", "1-0", "5-0", [[b"a", b"1"]])
     assert grouped.link.call("EXISTS", grouped.keys.source("replay:x")) == 0
+
+
+def test_a_heartbeat_tells_what_ended_and_learns_of_the_last_hundred(link: Link, stream: str) -> None:
+    """Of all members together; older ones are forgotten as newer ones come, and one telling may be of many."""
+    one = Grouped(link, stream)
+    one.join()
+    assert one.beat("a").ended == Ended(0, 0)
+    assert one.beat("a", ended=Ended(60, 10)).ended == Ended(60, 10)
+    assert one.beat("b", ended=Ended(39, 39)).ended == Ended(99, 49)
+    assert one.beat("a").ended == Ended(99, 49)
+    assert one.beat("a", ended=Ended(1, 1)).ended == Ended(100, 50)
+    assert one.beat("b", ended=Ended(70, 0)).ended == Ended(
+        110, 40
+    )  # 70 + 1 + 39: the first 60 are forgotten
+    assert one.beat("b", ended=Ended(5_000, 2)).ended == Ended(5_000, 2)
+    beats = [one.beat("a", ended=Ended(1, 1)).ended for _ in range(300)]
+    assert beats[-1] == Ended(100, 100)
+    assert len(one.fact("ended")) < 1_000
+
+
+def test_a_pause_is_kept_until_it_is_ended(link: Link, stream: str) -> None:
+    """The first one is; every heartbeat tells of it; what ended before is forgotten with it."""
+    one = Grouped(link, stream)
+    one.join()
+    one.beat("a", ended=Ended(60, 60))
+    assert one.beat("a").pause is None
+    changed, first = pause(link, one.keys, "g", by="a", reason="too many died")
+    assert changed
+    assert abs(first.since_ms - one.server_ms()) < 60_000
+    assert pause(link, one.keys, "g", by="b", reason="me too") == (False, first)
+    assert one.beat("b").pause == first
+    assert resume(link, one.keys, "g") == first
+    assert resume(link, one.keys, "g") is None
+    assert one.beat("a").pause is None
+    assert one.beat("a").ended == Ended(0, 0)
+
+
+def test_a_group_can_be_paused_by_a_server_that_is_out_of_memory(own_server: OwnServer, stream: str) -> None:
+    """That may be why all its events die."""
+    connector = own_server().connector()
+    link = connector.link("test")
+    one = Grouped(link, stream)
+    one.join()
+    with one.out_of_memory():
+        assert pause(link, one.keys, "g", by="a", reason="r")[0]
+        assert one.beat("a", ended=Ended(1, 1)).ended == Ended(1, 1)
+        assert resume(link, one.keys, "g") is not None
+    link.close()
+    connector.close()

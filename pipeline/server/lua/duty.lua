@@ -3,8 +3,12 @@
 -- KEYS  1 S:groups  2 S:members:<group>  3 S:duty:<group>  4 S:retry:<group>  5 S:never
 -- ARGV  1 group, escaped  2 member  3 the member's claim_after, ms  4 1 if it wants the duty, 0 if it gives it up,
 --       -1 if it leaves the group, -2 if it leaves entries behind that others are to take  5 how long the duty is held, ms  6 the sweep mark whose pass is complete, or ''
--- Returns {now_ms, on_duty, claim_after_ms, token, sweep mark, next due ms, [member, claim_after_ms, age_ms]…}:
---       on_duty 1 or 0; mark and due are '' where there is none; members only for the one on duty.
+--       7 events that ended with this member since it last said so  8 and how many of them died  9 how many of the last
+--       events of the group are judged
+-- Returns {now_ms, on_duty, claim_after_ms, token, sweep mark, next due ms, pause, ended, died,
+--       [member, claim_after_ms, age_ms]…}:
+--       on_duty 1 or 0; mark, due and pause are '' where there is none; ended and died: of the last ARGV 9 events, and
+--       some more, as members tell of many at a time; members only for the one on duty.
 --
 -- claim_after of the group is the largest of its members'. Only the member on duty lists them all, so that the cost
 -- of a heartbeat does not grow with the group.
@@ -37,6 +41,17 @@ if mark and mark == ARGV[6] then
   redis.call('HDEL', KEYS[1], ARGV[1] .. ':sweep')
   mark = false
 end
+-- What ended lately, as members told of it: `ended:died` each, the newest first, until they add up to enough.
+local ended, died, told = tonumber(ARGV[7]), tonumber(ARGV[8]), {}
+local before = redis.call('HGET', KEYS[1], ARGV[1] .. ':ended') or ''
+if ended > 0 then told[1] = ARGV[7] .. ':' .. ARGV[8] end
+for some, dead in string.gmatch(before, '(%d+):(%d+)') do
+  if ended >= tonumber(ARGV[9]) then break end
+  ended, died = ended + some, died + dead
+  told[#told + 1] = some .. ':' .. dead
+end
+if ARGV[7] ~= '0' then redis.call('HSET', KEYS[1], ARGV[1] .. ':ended', table.concat(told, ' ')) end
+
 local due = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
 local known = tonumber(redis.call('HGET', KEYS[1], ARGV[1] .. ':claim_after') or '0')
 local token = redis.call('HGET', KEYS[1], ARGV[1] .. ':token')
@@ -45,7 +60,8 @@ if not token and tonumber(ARGV[4]) >= 0 then
   token = string.format('%d', now_ms) .. '-' .. ARGV[2]
   redis.call('HSET', KEYS[1], ARGV[1] .. ':token', token)
 end
-local answer = {now_ms, on_duty, 0, token or '', mark or '', due[2] or ''}
+local answer = {now_ms, on_duty, 0, token or '', mark or '', due[2] or '',
+  redis.call('HGET', KEYS[1], ARGV[1] .. ':paused') or '', ended, died}
 local longest = math.max(own, known)
 if on_duty == 1 then
   longest = own
