@@ -33,7 +33,7 @@ bench: $(VENV)/.ready-dev ## the server's limit and our share of it, on a server
 
 faults: $(VENV)/.ready-dev ## the fault suite in full: 10,000 confirmed sends a row (ARGS="--row NAME --seed 7"); takes long
 	@$(BIN)/python -m tests.faults.campaign $(ARGS)
-	@$(PYTEST) -v --full --timeout 1800 tests/faults tests/guarantees
+	@$(PYTEST) -v --full --timeout 1800 tests/faults tests/guarantees tests/model
 
 faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each
 	@$(PYTEST) -n 2 --rows tests/faults/test_campaign.py

@@ -97,7 +97,6 @@ class Reader:
                 elif self._unseen and not self._state.resting:
                     self._see_unseen(link)
                 self.run_once(link)
-            self._land_all(link)
 
     @contextmanager
     def over(self, link: Link) -> Iterator[None]:
@@ -110,6 +109,7 @@ class Reader:
             # A half-open connection may still have waited at the server, and been given entries it cannot deliver.
             self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
             yield
+            self._land_all(link)
         except NotConnectedError:
             raise
         except MillstreamError:

@@ -1,0 +1,73 @@
+"""Fickle: links that carry one command at a time to its end, and that lose replies, or requests, when told to.
+
+What was sent has been carried out when send() returns, so that nobody else's step falls in between.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from pipeline.errors import NotConnectedError
+from pipeline.server.connect import Connector, Link
+from pipeline.server.replies import Reply
+from pipeline.server.scripts import Arg
+
+REPLY_MS = 20_000
+
+
+class FickleLink(Link):
+    """A link that reads every reply at once, and hands it out when asked for it, or loses it."""
+
+    lose_from: int | None = None
+    """So many replies from now on still arrive, and none after them; below 0: the next request does not arrive."""
+
+    def __init__(self, connection: Link) -> None:
+        super().__init__(connection._connection, connection._shown, REPLY_MS)
+        self._arrived: deque[Reply] = deque()
+
+    def send(self, *commands: Sequence[Arg]) -> None:
+        """See Link."""
+        if self.lose_from is not None and self.lose_from < 0:
+            self.close()
+            raise NotConnectedError("the request was lost")
+        super().send(*map(_at_once, commands))
+        for _ in commands:
+            self._arrived.append(super().read_or_error(REPLY_MS))
+
+    def read_or_error(self, timeout_ms: int | None = None) -> Reply:
+        """See Link."""
+        self._usable()
+        if self.lose_from is not None:
+            if self.lose_from == 0:
+                self.close()
+                raise NotConnectedError("the reply was lost")
+            self.lose_from -= 1
+        return self._arrived.popleft()
+
+    def received(self) -> bool:
+        """See Link."""
+        return bool(self._arrived)
+
+    def ready(self, timeout_ms: int = 0, wake: int | None = None) -> bool:
+        """See Link."""
+        self._usable()
+        return bool(self._arrived)
+
+
+class FickleConnector(Connector):
+    """Makes fickle links; the next one loses what `lose_from` says."""
+
+    lose_from: int | None = None
+
+    def link(self, purpose: str = "", *, timeout_ms: int | None = None) -> FickleLink:
+        """See Connector."""
+        link = FickleLink(super().link(purpose, timeout_ms=timeout_ms))
+        link.lose_from, self.lose_from = self.lose_from, None
+        return link
+
+
+def _at_once(command: Sequence[Arg]) -> Sequence[Arg]:
+    """The command without its wait at the server, which looks for who waited long enough ten times a second."""
+    if "BLOCK" not in command:
+        return command
+    at = command.index("BLOCK")
+    return [*command[:at], *command[at + 2 :]]
