@@ -21,7 +21,9 @@ SCRIPTS: dict[str, tuple[str, str, str]] = {
     "append: a number may come before the one that goes before it": (
         "append", "if n ~= last + 1 and n ~= tonumber(ARGV[2]) then", "if false then",
     ),
-    "append: no record is kept": ("append", "redis.call('HSET', KEYS[2], 'last', ARGV[1], n % 16, ARGV[1] .. '=' .. record)", ""),
+    "append: no record is kept": (
+        "append", "redis.call('HSET', KEYS[2], 'last', ARGV[1], n % 16, ARGV[1] .. '=' .. record)", "",
+    ),
     "append: a given id is not looked for": ("append", "known = redis.pcall('GET', KEYS[key])", ""),
     "settle: no look at the owner": ("settle", "if token ~= '' and token == ARGV[5] then", "if true then"),
     "settle: its own stream's entries are not deleted": (
@@ -32,7 +34,9 @@ SCRIPTS: dict[str, tuple[str, str, str]] = {
     "move: nothing is acknowledged": (
         "move", "redis.call('XACK', KEYS[1], ARGV[1], id)", "",
     ),
-    "move: no look at the owner": ("move", "elseif not held[1] or held[1][2] ~= consumer then", "elseif not held[1] then"),
+    "move: no look at the owner": (
+        "move", "elseif not held[1] or held[1][2] ~= consumer then", "elseif not held[1] then",
+    ),
     "move: its own stream's entries are not deleted": (
         "move", "if ARGV[3] == '1' then redis.call('XDEL', KEYS[1], id) end", "",
     ),
