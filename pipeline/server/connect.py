@@ -68,6 +68,8 @@ class Link:
         self._sock: socket.socket = sock
         self._sock.settimeout(0)  # waiting is done by poll, for what can be read and for what can be written
         self._unsent: list[memoryview] = []
+        self._writing = threading.Lock()
+        """Held by who gives the socket what is unsent; never waited for."""
         self._idle_since_poll = False
         self._failure: OSError | None = None
         self._reader = hiredis.Reader(protocolError=_ErrorReply, replyError=_ErrorReply)
@@ -218,17 +220,26 @@ class Link:
         return [descriptor for descriptor, event in events if event & ~select.POLLOUT]
 
     def _write(self) -> None:
-        """Give the socket what it takes."""
-        unsent = self._unsent
-        while unsent:
-            try:
-                sent = self._sock.send(unsent[0])
-            except _LATER:
-                return
-            if sent == len(unsent[0]):
-                del unsent[0]
-            else:
-                unsent[0] = unsent[0][sent:]
+        """Give the socket what it takes.
+
+        Who waits for answers may find what another thread is posting just now: written by both, it would be carried out
+        and answered twice. What that one leaves is written by who looks next.
+        """
+        if not self._writing.acquire(blocking=False):
+            return
+        try:
+            unsent = self._unsent
+            while unsent:
+                try:
+                    sent = self._sock.send(unsent[0])
+                except _LATER:
+                    return
+                if sent == len(unsent[0]):
+                    del unsent[0]
+                else:
+                    unsent[0] = unsent[0][sent:]
+        finally:
+            self._writing.release()
 
     def _receive(self) -> bool:
         """Take in what has come; whether anything has."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 
 import pytest
@@ -62,6 +63,41 @@ def test_a_wait_for_an_answer_is_ended_by_what_wakes_it(link: Link) -> None:
     finally:
         os.close(read_end)
         os.close(write_end)
+
+
+class SlowSocket:
+    """A socket whose send() takes as long as it is told to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.sending = threading.Event()
+        self.go_on = threading.Event()
+
+    def send(self, data: memoryview) -> int:
+        self.sending.set()
+        self.go_on.wait(20)
+        return self._sock.send(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+
+def test_what_is_posted_is_written_once_though_another_thread_waits_for_answers(link: Link) -> None:
+    """Who waits finds something unsent, in the midst of the other's writing it: twice written is twice answered."""
+    slow = SlowSocket(link._sock)
+    link._sock = slow  # type: ignore[assignment]
+    posting = threading.Thread(target=link.post, args=(("ECHO", b"once"),))
+    posting.start()
+    assert slow.sending.wait(20)
+    slow.sending.clear()
+    waiting = threading.Thread(target=link.ready, args=(200,))
+    waiting.start()
+    waiting.join(20)  # it has looked, and not written
+    assert not slow.sending.is_set()
+    slow.go_on.set()
+    posting.join(20)
+    assert link.read() == b"once"
+    assert not link.ready(100), "and answered once"
 
 
 def test_a_write_that_breaks_is_told_to_who_waits_for_the_answer(server: Server) -> None:
