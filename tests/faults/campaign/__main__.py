@@ -3,12 +3,14 @@
     python -m tests.faults.campaign                              # all rows, 10,000 confirmed sends each
     python -m tests.faults.campaign --sends 1000 --row workers-killed --seed 7 --keep /tmp/row
     python -m tests.faults.campaign --server ~/redis-6.2/redis-server -o json
+    python -m tests.faults.campaign --variants --sends 1000      # the product broken on purpose: is it found out?
 
 Exit code 0: all passed. 1: a row failed, or shows too little.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +19,8 @@ from tests.faults.campaign.processes import Nursery
 from tests.faults.campaign.row import Result, run_row
 from tests.faults.campaign.rows import ROWS
 from tests.faults.campaign.server import show_version
+from tests.faults.campaign.trial import attempt
+from tests.faults.campaign.variants import VARIANTS
 
 
 def main() -> int:
@@ -33,6 +37,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--server", help="the server's program, if not the embedded one")
     parser.add_argument("--keep", type=Path, help="a folder in which journals and logs are kept")
+    parser.add_argument(
+        "--variants", action="store_true", help="try the broken variants instead of the product"
+    )
+    parser.add_argument(
+        "--variant", action="append", choices=list(VARIANTS), metavar="NAME", help="one of them"
+    )
     parser.add_argument("--list", action="store_true", help="only say what rows there are")
     parser.add_argument("-o", choices=("lines", "table", "json"), default="lines")
     given = parser.parse_args()
@@ -40,6 +50,8 @@ def main() -> int:
         out("\n".join(f"{row.name:26} {row.says}" for row in ROWS.values()))
         return 0
     version = show_version(given.server)
+    if given.variants or given.variant:
+        return try_variants(given.variant or list(VARIANTS), given.sends, given.seed, given.server)
     results: list[Result] = []
     good = True
     with Nursery() as nursery:
@@ -69,6 +81,34 @@ def main() -> int:
         out(report.table(results))
     out(f"{len(results)} rows on {version}: {'all passed' if good else 'NOT all passed'}", to=sys.stderr)
     return 0 if good else 1
+
+
+def try_variants(names: Sequence[str], sends: int, seed: int, program: str | None) -> int:
+    """Whether each variant is caught by its row; 0 if all are."""
+    missed = 0
+    for name in names:
+        variant = VARIANTS[name]
+        trial = attempt(
+            variant,
+            sends=sends,
+            seed=seed,
+            program=program,
+            say=lambda words, name=name: progress(f"{name:38} {words}"),  # type: ignore[misc]
+        )
+        progress("")
+        if trial.skipped:
+            out(f"{name:38} skipped: {trial.skipped}")
+            continue
+        missed += not trial.caught
+        seconds = sum(result.seconds for result in trial.results)
+        out(
+            f"{name:38} {'caught' if trial.caught else 'MISSED'} in {seconds:.1f} s by {variant.row} "
+            f"({variant.breaks}): {trial.shown}"
+        )
+        if not trial.caught:
+            out("\n".join(report.line(result) for result in trial.results))
+    out(f"{len(names)} variants: {f'{missed} MISSED' if missed else 'all caught'}", to=sys.stderr)
+    return 1 if missed else 0
 
 
 def progress(words: str) -> None:

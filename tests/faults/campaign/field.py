@@ -159,9 +159,8 @@ class Field:
             kind=kind,
             seed=number,
             obeys=crew.obeys,
-            hold=str(self.hold),
             calm=str(self.calm),
-            **(crew.options | more),
+            **({"hold": str(self.hold)} | crew.options | more),
         )
         child = Child(pid, kind, crew.group, Reader(journal))
         self.workers.append(child)
@@ -211,6 +210,10 @@ class Field:
         self._gone.append(child)
         return self.start_worker(self.crew(child.group), child.kind)
 
+    def retire(self, worker: Child) -> None:
+        """Remember a worker that is gone and has no successor."""
+        self._gone.append(worker)
+
     def crew(self, group: str) -> Crew:
         """The crew of a group."""
         return next(crew for crew in self.load.crews if crew.group == group)
@@ -246,6 +249,11 @@ class Field:
                     continue
                 held += sum(int(count) for name, count in summary[3] if f"-{worker.pid}-" in text(name))
         return held
+
+    def until_busy(self, workers: Sequence[Child], timeout_s: float = 10) -> None:
+        """Wait until one of them holds something; if none does in all that time, what follows hits nothing."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: any(self.held_by(worker) for worker in workers), timeout_s, every_s=0.005)
 
     def note(self, fault: Fault) -> None:
         """Write down what was done."""

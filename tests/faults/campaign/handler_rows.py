@@ -14,6 +14,8 @@ from tests.faults.campaign.server import now_s
 from tests.until import until
 
 LEASE_S = 1.0
+CROWD = 700
+"""One claim looks at ten entries for each that it may take: 100 at first, 500 at most."""
 HUGE_BYTES = 2_000_000
 """Beyond what any entry may have."""
 
@@ -48,6 +50,33 @@ def expect_killers(field: Field, rng: random.Random) -> None:
 
         until(dead, 150, what=field.said, every_s=0.02)
         field.until_joined()
+
+
+def strand(field: Field, rng: random.Random) -> None:
+    """A worker dies with what lies behind the many entries that another holds, and renews, all the while."""
+    crowd = field.crew("crowd")
+    field.hold.touch()
+    holder = field.start_worker(crowd, "async", concurrency=CROWD, window=CROWD)
+    until(lambda: field.held_by(holder) >= CROWD * 9 // 10, 60, what=field.said, every_s=0.05)
+    victim = field.start_worker(crowd, "plain", concurrency=20, window=40)
+    until(lambda: field.held_by(victim) >= 20, 60, what=field.said, every_s=0.01)
+    field.pause(0.3)  # they run
+    field.kill([victim])
+    field.workers.remove(victim)
+    field.retire(victim)
+    field.start_worker(crowd, "plain", hold="")
+    try:
+        until(lambda: not field.held_by(victim), 25, every_s=0.05)
+    except AssertionError:
+        field.notes.append("what the dead worker held was not taken over while the others ran")
+    field.hold.unlink()
+
+
+def hoard(field: Field, rng: random.Random) -> None:
+    """Handlers are slower than what comes, and what waits for them waits in the stream."""
+    from_s = now_s()
+    field.until_confirmed(100)
+    field.note(Fault("slow handlers", from_s, now_s()))
 
 
 def cancel(field: Field, rng: random.Random) -> None:
@@ -109,6 +138,26 @@ ROWS = (
         storm=run_long,
         load=Load(rate=250, crews=crews("blocking", "plain", slow_s=1.5 * LEASE_S)),
         demands=Demands(repeats=False),
+    ),
+    Row(
+        name="workers-hold-little",
+        says="handlers are slower than what comes; no worker holds more than its window of 40 events",
+        storm=hoard,
+        load=Load(rate=600, crews=crews("plain", "plain", work_ms=25, concurrency=8, window=40)),
+        demands=Demands(repeats=False, held=2 * 40),
+    ),
+    Row(
+        name="dead-behind-a-crowd",
+        says="a worker dies whose entries lie behind 700 that another holds and renews",
+        storm=strand,
+        load=Load(
+            rate=800,
+            producers=("single", "async"),
+            crews=(Crew(group="crowd", kinds=(), obeys=True), Crew(group="audit", kinds=("async",))),
+        ),
+        demands=Demands(taken_over_s=20),
+        rounds=1,
+        most_rounds=1,
     ),
     Row(
         name="tasks-cancelled",

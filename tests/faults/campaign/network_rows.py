@@ -4,6 +4,7 @@ import contextlib
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tests.faults.campaign.checker import Demands
@@ -90,6 +91,24 @@ def swallow(what: "re.Pattern[bytes]") -> Callable[[Field, random.Random], None]
         field.until_confirmed(30)
 
     return storm
+
+
+def pile_up(field: Field, rng: random.Random) -> None:
+    """The server stands still while as much as may be is on its way; what it then answers is lost."""
+    proxy = proxy_of(field)
+    before = proxy.swallowed
+    field.until_confirmed(60)
+    with field.fault("answers lost after a standstill", lambda: proxy.swallowed - before):
+        with field.server.stopped():
+            proxy.hold()
+            field.pause(rng.uniform(0.2, 0.4))
+        field.pause(0.1)  # all that is in its socket is carried out
+        lost = iter(range(rng.randrange(1, 4)))
+        proxy.swallow = lambda _number, reply: bool(APPENDED.match(reply)) and next(lost, None) is not None
+        proxy.release()
+        until(lambda: proxy.swallowed > before, 60, what=field.said)
+        proxy.swallow = None
+    field.until_confirmed(60)
 
 
 def cut_anywhere(field: Field, rng: random.Random) -> None:
@@ -181,6 +200,14 @@ ROWS = (
         around=before_producers,
         load=PATIENTLY,
         demands=STRICT,
+    ),
+    Row(
+        name="appends-piled-up",
+        says="the server stands still while small batches pile up, and then its answers are lost",
+        storm=pile_up,
+        around=before_producers,
+        load=replace(PATIENTLY, rate=900, options={"batch_events": 4}),
+        demands=Demands(repeats=False, effect=2, claim_after_s=30),
     ),
     Row(
         name="read-replies-swallowed",

@@ -11,7 +11,7 @@ import random
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -24,18 +24,27 @@ from tests.faults.campaign.journal import Journal
 from tests.faults.campaign.worker_process import checksum
 
 TICK_S = 0.01
-PLANS = (("fail", 0.02), ("later", 0.01), ("reject", 0.01), ("slow", 0.01))
+PLANS = {"fail": 0.02, "later": 0.01, "reject": 0.01, "slow": 0.01}
 """What events ask for, and how many of them; the others go well."""
 
 
 class Sending:
     """Makes events, and keeps the receipts until they have an end."""
 
-    def __init__(self, journal: Journal, *, seed: int, most_bytes: int, kill_at: Sequence[int]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        seed: int,
+        most_bytes: int,
+        kill_at: Sequence[int],
+        plans: Mapping[str, float],
+    ) -> None:
         self._journal = journal
         self._rng = random.Random(seed)
         self._most_bytes = most_bytes
         self._kill_at = frozenset(kill_at)
+        self._plans = PLANS | dict(plans)
         self._pid = os.getpid()
         self._number = 0
         self._open: deque[tuple[list[str], Receipt]] = deque()
@@ -82,7 +91,7 @@ class Sending:
     def _event(self) -> dict[str, Any]:
         self._number += 1
         draw, plan = self._rng.random(), "ok"
-        for word, share in PLANS:
+        for word, share in self._plans.items():
             if draw < share:
                 plan = word
                 break
@@ -177,6 +186,7 @@ def main(
     rate: float,
     most_bytes: int = 600,
     kill_at: Sequence[int] = (),
+    plans: Mapping[str, float] | None = None,
     cancels: bool = False,
     **options: Any,
 ) -> int:
@@ -184,7 +194,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     written = Journal(journal)
     written.watch_stalls()
-    sending = Sending(written, seed=seed, most_bytes=most_bytes, kill_at=kill_at)
+    sending = Sending(written, seed=seed, most_bytes=most_bytes, kill_at=kill_at, plans=plans or {})
     signal.signal(signal.SIGTERM, sending.on_signal)
     if kind == "async":
         asyncio.run(_run_async(url, stream, sending, rate, cancels, options))

@@ -5,22 +5,29 @@ import errno
 import math
 import os
 import random
+import shutil
+import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from pipeline.server.connect import Link
 from tests.faults.campaign.checker import Demands
 from tests.faults.campaign.field import Crew, Field, Load
 from tests.faults.campaign.network_rows import LEDGER
 from tests.faults.campaign.row import Row, Site
-from tests.faults.campaign.worker_rows import BUSY
+from tests.faults.campaign.server import now_s
+from tests.faults.campaign.worker_rows import busy
 from tests.until import until
 
 FILE_BEHIND_S = 2.0
 """With appendfsync everysec a write that meets an fsync under way waits for up to so long, in the server's memory."""
 DISK_BYTES = 64 << 20
+CLOCK = Path(__file__).parents[2] / "clock_shift.c"
 
 STEADY = Load(
     rate=500,
@@ -80,16 +87,20 @@ def errors_of(field: Field, word: str) -> int:
 
 
 def out_of_memory(field: Field, rng: random.Random) -> None:
-    """No memory for a while; then memory that comes and goes between two batches."""
+    """No memory for a while; then memory that comes and goes between two batches of those that have piled up."""
     field.until_confirmed(40)
     before = errors_of(field, "OOM")
     with field.fault("out of memory", lambda: errors_of(field, "OOM") - before):
         configure(field, "maxmemory", 1)
         field.pause(rng.uniform(0.3, 0.8))
-        with field.server.link() as link:
-            for number in range(300):
-                link.call("CONFIG", "SET", "maxmemory", number % 2)
-            link.call("CONFIG", "SET", "maxmemory", 0)
+        configure(field, "maxmemory", 0)
+        for _ in range(3):
+            with field.server.link() as link:
+                link.call("CONFIG", "SET", "maxmemory", 0)
+                with field.server.stopped():
+                    field.pause(0.2)
+                for number in range(100):
+                    link.call("CONFIG", "SET", "maxmemory", 1 - number % 2)
     field.until_confirmed(40)
 
 
@@ -179,13 +190,54 @@ def restart_empty(field: Field, rng: random.Random) -> None:
 
 
 def destroy_group(field: Field, rng: random.Random) -> None:
-    """XGROUP DESTROY of one group: it comes back where it was, just before what was pending."""
-    field.pause(rng.uniform(1.0, 1.6))  # where it stands is saved every second
+    """XGROUP DESTROY of a group in which a worker has just died: it comes back just before what that one held."""
     field.until_confirmed(60)
-    group = rng.choice([crew.group for crew in field.load.crews if not crew.ordered])
+    victim = rng.choice(field.killable())
+    field.until_busy([victim])
+    field.kill([victim])
+    field.replace(victim)
+    field.pause(rng.uniform(1.1, 1.6))  # where the group stands is saved every second
     with field.fault("group destroyed", repeats=True, risk_s=3.0), field.server.link() as link:
-        link.call("XGROUP", "DESTROY", field.keys.stream, group)
+        link.call("XGROUP", "DESTROY", field.keys.stream, victim.group)
+    field.until_joined()
     field.until_confirmed(60)
+
+
+def step_clock(field: Field, rng: random.Random) -> None:
+    """The server's clock is set forward, beyond every lease, and back again, and back beyond that."""
+    for offset_ms in (rng.randrange(2_000, 15_000), 0, -rng.randrange(2_000, 15_000), 0):
+        with field.server.link() as link:
+            before_s = server_time_s(link) - now_s()
+            with field.fault("clock stepped"):
+                with (field.folder / "offset").open(
+                    "r+b", buffering=0
+                ) as file:  # in place: the server maps it
+                    file.write(struct.pack("=q", offset_ms * 1_000))
+                until(lambda link=link, before_s=before_s: abs(server_time_s(link) - now_s() - before_s) > 1)  # type: ignore[misc]
+        field.pause(rng.uniform(0.2, 0.8))
+    field.until_confirmed(40)
+
+
+def server_time_s(link: Link) -> float:
+    """TIME."""
+    seconds, micros = link.call("TIME")
+    return int(seconds) + int(micros) / 1e6
+
+
+@contextlib.contextmanager
+def clock_of_its_own(folder: Path) -> Iterator[Site]:
+    """A server whose wall clock is the machine's and what stands in a file."""
+    library, offset = folder / "clock_shift.so", folder / "offset"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, CLOCK], check=True, capture_output=True)
+    offset.write_bytes(bytes(8))
+    yield Site({"environment": {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(offset)}})
+
+
+def no_clock() -> str:
+    """Why the server's clock cannot be set here; empty if it can."""
+    if sys.platform != "linux" or shutil.which("cc") is None:
+        return "a server's clock is set by a library made with cc, on Linux"
+    return ""
 
 
 def forget_scripts(field: Field, rng: random.Random) -> None:
@@ -239,7 +291,7 @@ ROWS = (
         name="out-of-memory",
         says="maxmemory reached for a while, and then now and then between two batches",
         storm=out_of_memory,
-        load=STEADY,
+        load=replace(STEADY, options={"batch_events": 8}, most_bytes=4_000),
         demands=QUIET,
     ),
     Row(
@@ -275,10 +327,32 @@ ROWS = (
     ),
     Row(
         name="group-destroyed",
-        says="XGROUP DESTROY of a group, with work pending",
+        says="XGROUP DESTROY of a group, while what a dead worker held is pending",
         storm=destroy_group,
-        load=BUSY,
+        load=Load(
+            rate=500,
+            crews=(
+                busy("audit", ("plain", "async"), claim_after="6s"),
+                busy("bill", ("batch", "async"), obeys=True, claim_after="6s"),
+            ),
+        ),
+        demands=Demands(claim_after_s=6),
+    ),
+    Row(
+        name="clock-stepped",
+        says="the server's clock set forward by 2 to 15 s, back, and back beyond",
+        storm=step_clock,
+        site=clock_of_its_own,
+        load=Load(
+            rate=300,
+            options={"plans": {"slow": 0.03}},
+            crews=(
+                Crew(group="audit", kinds=("plain", "async"), options={"slow_s": 0.8, "concurrency": 16}),
+                Crew(group="bill", kinds=("batch", "async"), obeys=True, options={"slow_s": 0.8}),
+            ),
+        ),
         demands=QUIET,
+        needs=lambda program: no_clock(),
     ),
     Row(
         name="scripts-forgotten",

@@ -92,7 +92,7 @@ class Handling:
         try:
             await asyncio.sleep(self.work_s(plan))
             while self.held_up():  # noqa: ASYNC110 - it waits for a file
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.1)
         except asyncio.CancelledError:
             self.end(number, "cancelled")
             raise

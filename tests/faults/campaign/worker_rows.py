@@ -18,7 +18,7 @@ def kill_one(field: Field, rng: random.Random) -> None:
     """kill -9 one worker, and start another."""
     field.until_confirmed(60)
     victim = rng.choice(field.killable())
-    until(lambda: field.held_by(victim), 20, every_s=0.005)
+    field.until_busy([victim])
     field.kill([victim])
     field.replace(victim)
     field.until_joined()
@@ -28,7 +28,7 @@ def kill_all(field: Field, rng: random.Random) -> None:
     """kill -9 all workers at one moment, and start others."""
     field.until_confirmed(100)
     victims = field.killable()
-    until(lambda: any(field.held_by(victim) for victim in victims), 20, every_s=0.005)
+    field.until_busy(victims)
     field.kill(victims)
     for victim in victims:
         field.replace(victim)
@@ -39,28 +39,21 @@ def stop_one(field: Field, rng: random.Random) -> None:
     """SIGSTOP one worker for longer than its lease, then let it go on."""
     field.until_confirmed(60)
     victim = rng.choice(field.killable())
-    until(lambda: field.held_by(victim), 20, every_s=0.005)
+    field.until_busy([victim])
     from_s = now_s()
     victim.signal(signal.SIGSTOP)
     held = field.held_by(victim)
-    field.pause(rng.uniform(1.5, 2.6))
+    field.pause(rng.uniform(1.8, 2.4))
     victim.signal(signal.SIGCONT)
     field.note(Fault("stopped", from_s, now_s(), frozenset([victim.pid]), effect=held, repeats=True))
     field.pause(0.3)
-
-
-def nothing_but_slow(field: Field, rng: random.Random) -> None:
-    """Nothing is done: the handlers themselves are the fault."""
-    from_s = now_s()
-    field.until_confirmed(100)
-    field.note(Fault("slow handlers", from_s, now_s()))
 
 
 def tell_to_go(field: Field, rng: random.Random) -> None:
     """SIGTERM one worker, and start another."""
     field.until_confirmed(60)
     leaver = rng.choice(field.killable())
-    until(lambda: field.held_by(leaver), 20, every_s=0.005)
+    field.until_busy([leaver])
     with field.fault("told to go", field.held_by(leaver)):
         leaver.signal(signal.SIGTERM)
         field.replace(leaver)
@@ -104,9 +97,16 @@ ROWS = (
     ),
     Row(
         name="workers-stopped",
-        says="SIGSTOP of a worker for longer than its lease, then SIGCONT",
+        says="SIGSTOP of a worker for longer than its lease, then SIGCONT, while others run what it had",
         storm=stop_one,
-        load=BUSY,
+        load=Load(
+            rate=200,
+            options={"plans": {"slow": 0.08}},
+            crews=(
+                busy("audit", ("plain", "async"), slow_s=1.6, concurrency=16),
+                busy("bill", ("async", "async"), obeys=True, slow_s=1.6, concurrency=16),
+            ),
+        ),
     ),
     Row(
         name="workers-told-to-go",
