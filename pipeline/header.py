@@ -4,6 +4,7 @@ One magic byte and a msgpack array: version, kind, codec, compression, count, pr
 headers, id; nils at its end are left out. docs/wire.md has the exact bytes.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import Final, TypeAlias
@@ -140,13 +141,15 @@ class SingleHeaders:
         except ValueError as error:
             raise EncodeError(f"type, key, id or a header cannot be sent: {error}") from error
 
-    def write_many(self, first_number: int, count: int, type_: str = "", key: str = "") -> list[bytes]:
-        """The headers of so many events that are numbered in a row and alike in all else."""
-        one = self.write(first_number, type_, key)
-        if count == 1 or first_number <= 0xFFFF or first_number + count >= 1 << 32:
-            return [self.write(number, type_, key) for number in range(first_number, first_number + count)]
-        start, _, end = one.partition(_UINT32(0xCE, first_number))
-        return [start + _UINT32(0xCE, number) + end for number in range(first_number, first_number + count)]
+    def write_each(self, numbers: Sequence[int], type_: str = "", key: str = "") -> list[bytes]:
+        """The headers of events that are alike but for their numbers."""
+        one = self.write(numbers[0], type_, key)
+        if len(numbers) == 1 or min(numbers) <= 0xFFFF or max(numbers) >= 1 << 32:
+            return [self.write(number, type_, key) for number in numbers]
+        start, _, end = one.partition(_UINT32(0xCE, numbers[0]))
+        if not end:
+            return [start + _UINT32(0xCE, number) for number in numbers]
+        return [start + _UINT32(0xCE, number) + end for number in numbers]
 
 
 _UINT32 = Struct(">BI").pack

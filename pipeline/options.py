@@ -257,6 +257,12 @@ class ProducerOptions:
     reply_timeout_ms: int = 5_000
     """How long the server may take to answer, in ms; then the connection is given up and all is sent again."""
 
+    @property
+    def call_entries(self) -> int:
+        """Most entries one call adds, so that what fills the buffer is several calls: one is on its way while another
+        is made."""
+        return max(min(self.batch_events, self.buffer_events // (4 * max(self.pack, 1))), 1)
+
     def __post_init__(self) -> None:
         confirm_level(self.confirm)
         _check(

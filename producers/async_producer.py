@@ -74,8 +74,8 @@ class AsyncProducer:
             As Producer.send().
         """
         producer = self._producer
-        prepared = producer.prepared(data, type, key, id, headers, time, source)
-        return await self._queue(lambda: producer.add_one(stream, prepared, block_ms=0))
+        prepared = producer.prepared(stream, data, type, key, id, headers, time, source)
+        return await self._queue(lambda: producer.add_one(prepared, block_ms=0))
 
     async def send_many(
         self,

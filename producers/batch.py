@@ -40,13 +40,13 @@ Meta: TypeAlias = tuple[str, str, int | None, dict[str, str] | None]
 class Chunk:
     """Entries of one stream that are sent together, in order, and end together: those of one receipt, or of many.
 
-    What send() is given joins the chunk before it, as long as that waits; send_many() makes chunks of its own. So most
-    of the way an event costs a step in a list, and not an object of its own at each stage.
+    What send() is given lies in the intake until it is made a chunk together with all that came meanwhile; send_many()
+    makes chunks of its own. So most of the way an event costs a step in a list, and not an object of its own.
     """
 
     __slots__ = (
-        "bodies", "deadline_ms", "dedupe", "ending", "endings", "entries", "events", "join_until_ms", "left", "loose",
-        "metas", "plain", "receipts", "size_bytes", "step", "values",
+        "bodies", "deadline_ms", "dedupe", "ending", "entries", "events", "metas", "plain", "receipts", "size_bytes",
+        "step", "values",
     )  # fmt: skip
 
     def __init__(self, deadline_ms: float, ending: Any) -> None:
@@ -59,16 +59,8 @@ class Chunk:
         self.events = 0
         self.size_bytes = 0
         self.deadline_ms = deadline_ms
-        self.left = 0
-        """So many more events may join it; none, once it is in a batch."""
-        self.join_until_ms = 0.0
-        """And only until then: they share its deadline."""
-        self.loose = False
-        """Its events are to be packed when it is sent."""
         self.ending = ending
         """What the receipts of its events learn when they end."""
-        self.endings = [ending]
-        """The same, as the receipts of one event each share it."""
         self.receipts: list[Any] = []
         """One per event, or one for all."""
         self.dedupe: dict[int, str] = {}
@@ -86,25 +78,11 @@ class Chunk:
 
     def add(self, values: Sequence[bytes], size_bytes: int, *, events: int = 1, dedupe: str = "") -> None:
         """Add an entry."""
-        self.left -= 1
         if dedupe:
             self.dedupe[self.entries] = dedupe
         self.values += values
         self.entries += 1
         self.events += events
-        self.size_bytes += size_bytes
-
-    def add_loose(self, body: bytes, meta: Meta, size_bytes: int) -> None:
-        """Add an event that is to be packed with those around it."""
-        if self.metas and (len(self.metas) > 1 or self.metas[0] != meta):
-            if len(self.metas) == 1:
-                self.metas *= len(self.bodies)
-            self.metas.append(meta)
-        elif not self.metas:
-            self.metas.append(meta)
-        self.left -= 1
-        self.bodies.append(body)
-        self.events += 1
         self.size_bytes += size_bytes
 
 
@@ -194,7 +172,7 @@ class Batches:
     ) -> None:
         self.keys = StreamKeys(stream)
         self.waiting: deque[Chunk] = deque()
-        # Of all that wait but the last, which others may still join.
+        # Of all that wait but the last.
         self._before_bytes = 0
         self._before_weight = 0.0
         self.next_number = first_number
@@ -240,11 +218,6 @@ class Batches:
         if self.waiting:
             self._count_last()
         self.waiting.append(chunk)
-
-    def open(self, chunk: Chunk, until_ms: float) -> None:
-        """Let others join a chunk, as long as it waits, is no whole batch, and until then."""
-        chunk.left = self._batch_entries * (self._pack if chunk.loose else 1) - chunk.events
-        chunk.join_until_ms = until_ms
 
     def drop_oldest(self) -> Chunk | None:
         """Give up the oldest chunk that is in no batch yet; None if there is none."""
@@ -364,8 +337,6 @@ class Batches:
                 )
         if self.waiting:
             settled.append(Settled(self.stream, list(self.waiting), Fate.FAILED, error=error))
-            for chunk in self.waiting:
-                chunk.left = 0
             self._replace_waiting(())
         return settled
 
@@ -409,9 +380,8 @@ class Batches:
         return chunks
 
     def _pop(self) -> Chunk:
-        """Take out the chunk that waits first: nothing joins it any more."""
+        """Take out the chunk that waits first."""
         chunk = self.waiting.popleft()
-        chunk.left = 0
         if self.waiting:
             self._before_bytes -= chunk.size_bytes
             self._before_weight -= self._weight(chunk)
@@ -421,7 +391,6 @@ class Batches:
 
     def _count_last(self) -> None:
         last = self.waiting[-1]
-        last.left = 0  # who joined it would overtake what waits behind it
         self._before_bytes += last.size_bytes
         self._before_weight += self._weight(last)
 

@@ -67,6 +67,6 @@ class Chunker:
     def _chunk(self) -> Chunk:
         chunk = self._sender.chunk("", self._now_ms, index=self._index)
         chunk.receipts.append(self._receipt)
-        self._receipt._endings.append(chunk.ending)
+        self._receipt.add_ending(chunk.ending)
         self.chunks.append(chunk)
         return chunk

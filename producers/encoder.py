@@ -6,7 +6,7 @@ sends in the midst of a send: taking them is one step of C.
 
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -46,17 +46,15 @@ class Encoder:
         """The producer's id: what makes `<producer>-<number>` unique everywhere."""
         self.codec = codec
         self._numbers = count(1)
+        self.number: Callable[[], int] = self._numbers.__next__
+        """Gives the next number."""
         self._headers = SingleHeaders(self.producer, codec, DEFAULT_LIMITS)
 
     def reserve(self, events: int) -> int:
         """The first of so many numbers in a row."""
         return deque(islice(self._numbers, events), maxlen=1)[0] - events + 1
 
-    def number(self) -> int:
-        """The next number."""
-        return next(self._numbers)
-
-    def values(self, data: Any, number: int, type_: str, key: str, time_ms: int | None = None) -> list[bytes]:
+    def values(self, data: Any, number: int, type_: str, key: str) -> list[bytes]:
         """Header and body of an entry that holds this event, in msgpack: single() without an Event object.
 
         Raises:
@@ -64,8 +62,12 @@ class Encoder:
         """
         body = encode_msgpack(data)
         if len(body) > _ROOMY_BYTES:
-            return self.single(Event(data, type=type_, key=key, time_ms=time_ms), number)[1::2]
-        return [self._headers.write(number, type_, key, time_ms), body]
+            return self.single(Event(data, type=type_, key=key), number)[1::2]
+        return [self._headers.write(number, type_, key), body]
+
+    def headers(self, numbers: Sequence[int], type_: str, key: str) -> list[bytes]:
+        """The headers of events that say no more than this, and which plain_body() has let through."""
+        return self._headers.write_each(numbers, type_, key)
 
     def many_values(self, rows: list[Any], first_number: int, type_: str, key: str) -> list[bytes]:
         """values() of several rows in turn.
@@ -78,7 +80,7 @@ class Encoder:
             each = [self.values(row, number, type_, key) for number, row in enumerate(rows, first_number)]
             return [value for values in each for value in values]
         values = 2 * bodies
-        values[::2] = self._headers.write_many(first_number, len(rows), type_, key)
+        values[::2] = self._headers.write_each(range(first_number, first_number + len(rows)), type_, key)
         values[1::2] = bodies
         return values
 
@@ -104,12 +106,16 @@ class Encoder:
         """
         return encode_body(event)
 
-    def plain_body(self, data: Any, type_: str, key: str) -> bytes:
-        """body() of an event that says no more than this."""
+    def plain_body(self, data: Any, type_: str, key: str) -> bytes | None:
+        """The data of an event that says no more than this; None if it has to be looked at as a whole.
+
+        Raises:
+            EncodeError: it cannot be sent.
+        """
+        if len(type_) + len(key) > _SHORT_TEXT or not (type_.isascii() and key.isascii()):
+            return None
         body = encode_msgpack(data)
-        if len(body) > _ROOMY_BYTES or len(type_) + len(key) > _SHORT_TEXT or not (type_ + key).isascii():
-            return self.body(Event(data, type=type_, key=key))  # it has to be looked at as a whole
-        return body
+        return body if len(body) <= _ROOMY_BYTES else None
 
     def rows(self, rows: list[Any], first_number: int, type_: str, key: str) -> Pack | None:
         """All these rows as one pack, if it can be made in one go: flat dicts, and not too large together."""

@@ -28,15 +28,6 @@ class Outbox:
         self.bytes = 0
         """Bytes of their entries."""
 
-    def has_room(self, events: int, size_bytes: int) -> bool:
-        """Whether so much more may be held. What is larger than the whole buffer fits when nothing else is held."""
-        if not self.events:
-            return True
-        options = self._options
-        return (
-            self.events + events <= options.buffer_events and self.bytes + size_bytes <= options.buffer_bytes
-        )
-
     def stream(self, stream: str) -> Batches:
         """The batches of a stream."""
         batches = self._streams.get(stream)
@@ -44,9 +35,8 @@ class Outbox:
             batches = self._streams[stream] = self._new(stream)
         return batches
 
-    def add(self, batches: Batches, chunk: Chunk) -> None:
-        """Hold a chunk until it is settled."""
-        batches.add(chunk)
+    def count(self, chunk: Chunk) -> None:
+        """Count a chunk, which is added to the batches of its stream, until it is settled."""
         self.events += chunk.events
         self.bytes += chunk.size_bytes
 
@@ -129,7 +119,7 @@ class Outbox:
                 self._highest = max(self._highest, self._streams.pop(name).next_number)
         return Batches(
             stream,
-            batch_events=self._options.batch_events,
+            batch_events=self._options.call_entries,
             batch_bytes=self._options.batch_bytes,
             levels=self._levels,
             # Beyond every number that a stream let go may have used: a first number that is the base is appended.

@@ -7,10 +7,11 @@ is queued. Loses what is not confirmed yet if killed, and says at every orderly 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from gc import is_tracked
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from pipeline.codec import Codec
+from pipeline.codec import EXACT, SCALARS, Codec, pack_exact
 from pipeline.errors import MillstreamError, NotConnectedError, SendError, UsageError
 from pipeline.event import Event
 from pipeline.observe.log import get_logger
@@ -20,19 +21,21 @@ from pipeline.server.connect import Connector
 from pipeline.units import Duration, duration_ms
 from pipeline.wire import encode_packed
 from producers import at_exit
-from producers.batch import Chunk, Fate, Meta
+from producers.batch import Chunk, Fate
 from producers.chunker import Chunker
 from producers.encoder import PACK_BYTES, Encoder, Pack
+from producers.intake import SMALL_BYTES, Frame
 from producers.receipt import Receipt, ReceiptOfMany
 from producers.sender import Sender, now_ms
 
 _log = get_logger("producer")
 _type = type
+_NOTHING = ""
 
 Of: TypeAlias = str | Callable[[Any], str]
 """One text for all rows, or what makes it from a row."""
-Prepared: TypeAlias = tuple[int, list[bytes], int, str, bool, Meta | None]
-"""number, values, size_bytes, dedupe, plain and meta of Sender.send()."""
+Prepared: TypeAlias = tuple[Frame, int, Any]
+"""Frame, number and body of Sender.send()."""
 
 
 class Producer:
@@ -71,6 +74,7 @@ class Producer:
         )
         self._encoder = Encoder(Codec.named(self.options.codec))
         self._sender = Sender(self._connector, self._encoder, self.options, on_error=on_error)
+        self._intake = self._sender.intake
         self._direct = self._encoder.codec is Codec.MSGPACK
         """Most events need no Event object on their way."""
         self._closed = False
@@ -112,27 +116,29 @@ class Producer:
             EncodeError, EventTooLargeError: it cannot be sent. BufferFull: no room within `block`.
             ClosedError: closed. In each case nothing was queued.
         """
-        if (
-            self._direct
-            and not (id or headers or source)
-            and time is None
-            and type.__class__ is key.__class__ is id.__class__ is source.__class__ is str
-            and not isinstance(data, Event)
-        ):  # nearly all: without an Event object, and without a step that could be spared
-            encoder = self._encoder
-            if self.options.pack:
-                body = encoder.plain_body(data, type, key)
-                return self._sender.send(
-                    self._namespace + stream, 0, [body], len(body) + 32, "", True, (type, key, None, None)
-                )
-            number = encoder.number()
-            values = encoder.values(data, number, type, key)
-            return self._sender.send(
-                self._namespace + stream, number, values, len(values[0]) + len(values[1]) + 2
-            )
-        return self._sender.send(
-            self._namespace + stream, *self.prepared(data, type, key, id, headers, time, source)
-        )
+        if key is id is source is _NOTHING and headers is None and time is None:
+            # Nearly all, and without a step that could be spared: while the sender's thread is at work, its intake
+            # takes the event without a lock. The bytes are those of encode_msgpack(), which knows all that can be sent.
+            intake = self._intake
+            frame = intake.frames.get((stream, type))
+            if (
+                frame is not None
+                and len(intake.entries) < intake.room
+                and data.__class__ is dict
+                and (not is_tracked(data) or SCALARS.issuperset(map(_type, data.values())))
+            ):
+                try:
+                    body = pack_exact(data, None, EXACT)
+                except TypeError:
+                    pass
+                else:
+                    if len(body) <= SMALL_BYTES:
+                        receipt = Receipt(frame.awaited, frame.number())
+                        intake.entries.extend((receipt, frame, body))
+                        if not intake.room:  # the thread went to sleep meanwhile
+                            self._sender.look()
+                        return receipt
+        return self.add_one(self.prepared(stream, data, type, key, id, headers, time, source))
 
     def send_many(
         self,
@@ -173,7 +179,7 @@ class Producer:
         """
         timeout_ms = None if timeout is None else duration_ms(timeout, "timeout")
         if not self._sender.flush(timeout_ms):
-            raise TimeoutError(f"{self._sender.outbox.events:,} events are not confirmed yet")
+            raise TimeoutError(f"{self._sender.held:,} events are not confirmed yet")
 
     def close(self, timeout: Duration | None = None) -> None:
         """Send what is queued, within `timeout` (default: the send timeout), then end. May be called twice.
@@ -205,7 +211,7 @@ class Producer:
             _log.error("producer closed with failed sends", error=str(failure))  # the first error goes on
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self._sender.outbox.events:,} events held"
+        state = "closed" if self._closed else f"{self._sender.held:,} events held"
         return f"<Producer {self.id} at {self._connector.shown}, {state}>"
 
     # For AsyncProducer, the sources and the log shippers.
@@ -223,9 +229,9 @@ class Producer:
         """Queue a chunk made by this producer."""
         self._sender.add(self._namespace + stream, chunk, block_ms=block_ms)
 
-    def add_one(self, stream: str, prepared: Prepared, *, block_ms: float | None = None) -> Receipt:
+    def add_one(self, prepared: Prepared, *, block_ms: float | None = None) -> Receipt:
         """Queue an event prepared by this producer."""
-        return self._sender.send(self._namespace + stream, *prepared, block_ms=block_ms)
+        return self._sender.send(*prepared, block_ms=block_ms)
 
     def when_room(self, call: Callable[[], None]) -> None:
         """Call it, once and from another thread, as soon as something has left the buffer."""
@@ -240,11 +246,12 @@ class Producer:
         ending = self._sender.chunk("", now_ms()).ending
         ending.fate = Fate.CONFIRMED
         receipt = ReceiptOfMany(0, 0)
-        receipt._endings.append(ending)
+        receipt.add_ending(ending)
         return receipt
 
     def prepared(
         self,
+        stream: str,
         data: Any,
         type: str,  # noqa: A002
         key: str,
@@ -258,22 +265,33 @@ class Producer:
         Raises:
             EncodeError, EventTooLargeError: it cannot be sent. UsageError: an argument of the wrong type.
         """
-        encoder = self._encoder
+        encoder, name = self._encoder, self._namespace + stream
         if isinstance(data, Event):
             event = data
             if type or key or id or headers or time or source:
                 raise UsageError("an Event says itself what its type, key, id, headers, time and source are")
+        elif (
+            self._direct
+            and not (id or headers or source)
+            and time is None
+            and type.__class__ is key.__class__ is id.__class__ is source.__class__ is str
+            and (body := encoder.plain_body(data, type, key)) is not None
+        ):  # without an Event object
+            frame = self._intake.frame(name, type, key)
+            if not key:
+                self._intake.remember(stream, frame)
+            return frame, frame.number(), body
         else:
             event = Event(data, type=type, key=key, id=id, headers=headers, time=time, source=source)
-        if self.options.pack and not event.given_id:
-            body = encoder.body(event)
-            meta = (event.type, event.key, event.known_time_ms, event.headers or None)
-            return 0, [body], len(body) + 32, "", True, meta
+        frame = self._intake.frame(name, event.type, event.key)
+        if frame.meta is not None and not event.given_id:
+            frame.meta = (event.type, event.key, event.known_time_ms, event.headers or None)
+            return frame, 0, encoder.body(event)
         number = encoder.number()
         fields = encoder.single(event, number)
-        plain = len(fields) == 4 and encoder.codec is not Codec.FIELDS
-        size = sum(map(len, fields))
-        return number, fields[1::2] if plain else fields, size, event.given_id, plain, None
+        frame.id, frame.header, frame.meta = event.given_id, fields[1], None
+        frame.plain = len(fields) == 4 and encoder.codec is not Codec.FIELDS
+        return frame, number, fields[3] if frame.plain else fields
 
     def many(
         self,
@@ -417,6 +435,7 @@ class Producer:
             self._connector = Connector(self._connector.address, timeout_ms=self._connector.timeout_ms)
         self._encoder = Encoder(self._encoder.codec)
         self._sender.after_fork(self._encoder, self._connector)
+        self._intake = self._sender.intake
 
     def end(self, timeout_ms: float) -> int:
         """Close without a word on failures; the number of events given up."""

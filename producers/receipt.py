@@ -164,7 +164,13 @@ class Ending:
             for _ in range(end - start)
         ]
 
-    def add_waiter(self, waiter: "threading.Event | _Future") -> bool:
+    def take(self, receipts: Sequence["Receipt"]) -> None:
+        """Be the ending of these receipts of one event each, in the order of the chunk."""
+        for position, receipt in enumerate(receipts):
+            receipt._position = position
+            receipt._ending = self
+
+    def add_waiter(self, waiter: "threading.Event | _Future", receipt: "Receipt") -> bool:
         """False if it has ended meanwhile."""
         with self.failures.lock:
             if self.fate is not None:
@@ -175,20 +181,51 @@ class Ending:
             return True
 
 
+class Awaited(Ending):
+    """The ending of events that are in no chunk yet: their receipts get that of their chunk in its place."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self, failures: Failures, producer: str, level: str) -> None:
+        super().__init__(failures, producer, level)
+        self._waiting: list[tuple[threading.Event | _Future, Receipt]] = []
+
+    def add_waiter(self, waiter: "threading.Event | _Future", receipt: "Receipt") -> bool:
+        """Wait for the ending that the receipt is to get; False if it has got one, and that has ended."""
+        with self.failures.lock:
+            if receipt._ending is self:
+                self._waiting.append((waiter, receipt))
+                return True
+        return receipt._ending.add_waiter(waiter, receipt)
+
+    def hand_over(self) -> None:
+        """Have those wait for the right ending whose receipts have got it. Before that can end."""
+        with self.failures.lock:
+            waiting, self._waiting = self._waiting, []
+            for waiter, receipt in waiting:
+                if receipt._ending is self:
+                    self._waiting.append((waiter, receipt))
+                else:
+                    receipt._ending.add_waiter(waiter, receipt)
+
+
 class Receipt:
     """The end of one send, as soon as it is known: `receipt.result()`, or `await receipt`."""
 
-    __slots__ = ("_endings", "_given", "_number", "_position", "_unread")
+    __slots__ = ("_ending", "_given", "_number", "_position", "_unread")
     _events = 1
 
-    def __init__(
-        self, endings: list[Ending], number: int, position: int, given: "dict[int, str] | None"
-    ) -> None:
-        self._endings = endings  # of send(): the one its chunk shares
+    def __init__(self, ending: Ending, number: int, given: str = "") -> None:
+        self._ending = ending  # of its chunk, as soon as it is in one
         self._number = number
-        self._position = position  # in that chunk; -1: all of the chunks are this receipt's
         self._given = given
         self._unread: _Unread | bool | None = None  # False: nobody is to be told of a failure
+        self._position: int  # in that chunk, from then on
+
+    @property
+    def _endings(self) -> Sequence[Ending]:
+        """Those of all chunks that its events are in."""
+        return (self._ending,)
 
     @property
     def done(self) -> bool:
@@ -203,32 +240,26 @@ class Receipt:
     @property
     def event_ids(self) -> list[str]:
         """The ids of the events, known before they are confirmed (those of packs by send(): once they are sent)."""
-        if self._position >= 0:
-            return [self.event_id]
-        given, producer = self._given or {}, self._endings[0].producer
-        return [given.get(i) or f"{producer}-{self._number + i}" for i in range(self._events)]
+        return [self.event_id]
 
     @property
     def event_id(self) -> str:
         """The id of the event; of send_many, the first. Empty for one that is not in its pack yet."""
-        ending = self._endings[0]
+        ending = self._ending
         number = self._number or (ending.number and ending.number + self._position)
-        return (self._given or {}).get(0) or (f"{ending.producer}-{number}" if number else "")
+        return self._given or (f"{ending.producer}-{number}" if number else "")
 
     @property
     def entry_ids(self) -> list[str]:
         """Where the events stand, as far as they are known to be in the stream; in the order they were given."""
-        if self._position >= 0:
-            entry_id = self._endings[0].entry_id(self._position)
-            return [entry_id] if entry_id else []
-        return [entry_id for ending in self._endings for entry_id in ending.entry_ids()]
+        entry_id = self.entry_id
+        return [entry_id] if entry_id else []
 
     @property
     def entry_id(self) -> str:
         """Where the event stands, or the first of several; empty until it is known to be in the stream."""
-        if self._position >= 0:
-            return self._endings[0].entry_id(self._position)
-        return next((ending.entry_id(0) for ending in self._endings if ending.appended and ending.events), "")
+        ending = self._ending
+        return ending.entry_id(self._position) if ending.appended else ""
 
     @property
     def error(self) -> SendError | None:
@@ -243,6 +274,11 @@ class Receipt:
             SendError: not in the stream. SendUnknownError: perhaps in the stream. NotConfirmed: in the stream, but
                 the confirm level was not reached in time. TimeoutError: not ended within `timeout`.
         """
+        if self._ending.fate is Fate.CONFIRMED:
+            return Confirmation(self, self._ending.level)
+        return self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> Confirmation:
         until_s = None
         for ending in self._endings:
             if ending.fate is Fate.CONFIRMED:
@@ -251,7 +287,7 @@ class Receipt:
                 ended = threading.Event()
                 if timeout is not None and until_s is None:
                     until_s = time.monotonic() + timeout
-                if ending.add_waiter(ended) and not ended.wait(
+                if ending.add_waiter(ended, self) and not ended.wait(
                     None if until_s is None else max(until_s - time.monotonic(), 0)
                 ):
                     raise TimeoutError(
@@ -263,7 +299,7 @@ class Receipt:
         for ending in self._endings:
             if ending.fate is None:
                 future: _Future = asyncio.get_running_loop().create_future()
-                if ending.add_waiter(future):
+                if ending.add_waiter(future, self):
                     yield from future.__await__()
         return self._result()
 
@@ -331,11 +367,47 @@ class Receipt:
 class ReceiptOfMany(Receipt):
     """The end of one send of many events, in as many chunks as it took."""
 
-    __slots__ = ("_events",)
+    __slots__ = ("_all", "_events", "_ids")
 
     def __init__(self, number: int, events: int, given: "dict[int, str] | None" = None) -> None:
-        super().__init__([], number, -1, given)
+        self._all: list[Ending] = []
         self._events = events
+        self._ids = given or {}
+        self._number = number
+        self._unread = None
+
+    @property
+    def _endings(self) -> Sequence[Ending]:
+        return self._all
+
+    def result(self, timeout: float | None = None) -> Confirmation:
+        """As Receipt.result()."""
+        return self._wait(timeout)
+
+    def add_ending(self, ending: Ending) -> None:
+        """One more of its chunks has this ending."""
+        self._all.append(ending)
+
+    @property
+    def event_ids(self) -> list[str]:
+        """The ids of the events."""
+        producer = self._all[0].producer
+        return [self._ids.get(i) or f"{producer}-{self._number + i}" for i in range(self._events)]
+
+    @property
+    def event_id(self) -> str:
+        """The id of the first event."""
+        return self._ids.get(0) or (f"{self._all[0].producer}-{self._number}" if self._number else "")
+
+    @property
+    def entry_ids(self) -> list[str]:
+        """Where the events stand, as far as they are known to be in the stream; in the order they were given."""
+        return [entry_id for ending in self._all for entry_id in ending.entry_ids()]
+
+    @property
+    def entry_id(self) -> str:
+        """Where the first of its events stands that is known to be in the stream."""
+        return next((ending.entry_id(0) for ending in self._all if ending.appended and ending.events), "")
 
 
 def settle(settled: Iterable[Settled], failures: Failures) -> None:
@@ -349,7 +421,7 @@ def settle(settled: Iterable[Settled], failures: Failures) -> None:
                 ending.settle(chunk, first, one)
                 first += chunk.entries
                 # A receipt of several chunks hears of each: what failed before counts once the last has ended.
-                if one.fate is not Fate.CONFIRMED or chunk.receipts[0]._position < 0:
+                if one.fate is not Fate.CONFIRMED or isinstance(chunk.receipts[0], ReceiptOfMany):
                     for receipt in chunk.receipts:
                         receipt._failed()
                 if ending.waiters:

@@ -8,6 +8,7 @@ connection everything unconfirmed is sent again under its old numbers, which the
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline.backoff import RECONNECT
 from pipeline.errors import (
@@ -25,17 +26,16 @@ from pipeline.server.append import MAX_UNCONFIRMED, Appended
 from pipeline.server.connect import Connector
 from pipeline.server.error_map import Reaction, row_of
 from producers import at_exit
-from producers.batch import Batches, Chunk, Fate, Meta, Settled
+from producers.batch import Batches, Chunk, Fate, Settled
 from producers.confirm import Level
 from producers.counts import Counts
 from producers.encoder import Encoder
 from producers.exchange import LONGEST_SLEEP_MS, Exchange
-from producers.outbox import MAX_IDLE_STREAMS, Outbox
-from producers.receipt import Ending, Failures, Receipt, settle
+from producers.intake import LOOSE_BYTES, PARTS, SMALL_BYTES, Frame, Intake
+from producers.outbox import Outbox
+from producers.receipt import Awaited, Ending, Failures, Receipt, settle
 from producers.waker import Waker
 
-JOIN_MS = 50
-"""Events share a chunk, and its deadline, if they are sent within this, in ms."""
 DIRECT_BYTES = 65_536
 """An event up to this size is written by the thread that sends it, if nothing is on the way: the socket takes it."""
 
@@ -46,16 +46,18 @@ _NO_OLDER = (
 _log = get_logger("producer")
 
 
-_monotonic = time.monotonic
-
-
 def now_ms() -> float:
     """The steady clock, in ms."""
     return time.monotonic() * 1_000
 
 
 class Sender:
-    """Holds the outbox, its lock and the thread. Safe for threads; a forked child begins with an empty one."""
+    """Holds the intake, the outbox, its lock and the thread. Safe for threads; a forked child begins with nothing.
+
+    Events sent one by one go into the intake, where Producer.send() puts them while the thread is at work and there is
+    room; this is where it comes to otherwise. The thread makes them chunks of the outbox. Chunks that are ready go
+    into the outbox at once, or, if events wait in the intake, behind them.
+    """
 
     def __init__(
         self,
@@ -68,8 +70,8 @@ class Sender:
         self.options = options
         self.level = Level.of(options.confirm, options.confirm_timeout_ms)
         self._on_error = on_error
-        # Where the oldest is dropped for the newest, each event goes by itself.
-        self._joins = options.when_full != "drop_oldest"
+        # Where the oldest is dropped for the newest, each event is a chunk by itself.
+        self._gathers = options.when_full != "drop_oldest"
         self._begin(connector, encoder)
 
     def _begin(self, connector: Connector, encoder: Encoder) -> None:
@@ -85,10 +87,12 @@ class Sender:
         # Reentrant: a signal handler or a finalizer may send while its own thread holds it.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._open: dict[str, Chunk] = {}
-        """By stream, the chunk that single sends join while it waits."""
+        self.intake = Intake(
+            encoder, self.options, self._chunk, Awaited(self.failures, encoder.producer, self.options.confirm)
+        )
         self._room_calls: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
+        self._thread_id = 0
         self._starting = False
         self._waker = Waker()
         self._asleep = False
@@ -96,6 +100,8 @@ class Sender:
         """A send is under way in the thread that holds the lock: another one of it comes from a signal handler."""
         self._closing = False
         self._stopped = False
+        self._ended = False
+        """The thread has gone."""
         self._give_up_ms = float("inf")
         self._tries = 0
         self._broken = 0
@@ -105,78 +111,38 @@ class Sender:
 
     # What producers call, from any thread.
 
-    def send(
-        self,
-        stream: str,
-        number: int,
-        values: Sequence[bytes],
-        size_bytes: int,
-        dedupe: str = "",
-        plain: bool = True,
-        meta: Meta | None = None,
-        *,
-        block_ms: float | None = None,
-    ) -> Receipt:
-        """Queue one event; it joins those that wait.
+    @property
+    def held(self) -> int:
+        """Events that have not ended yet."""
+        return self.outbox.events + self.intake.events
 
-        Args:
-            number: of the event; 0 for one that is to be packed, which gets it then.
-            values: header and body, or (not plain) all names and values of the entry; of one to be packed, its body.
-            meta: what an event that is to be packed says beside its data; None: it has an entry to itself.
+    def send(self, frame: Frame, number: int, body: Any, *, block_ms: float | None = None) -> Receipt:
+        """Queue one event.
 
         Raises:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
-        given = {0: dedupe} if dedupe else None
-        with self._lock:
-            interrupts, self._inside = self._inside, True
-            chunk = self._open.get(stream)
-            try:
-                now = _monotonic() * 1_000
-                outbox, options = self.outbox, self.options
-                joins = (
-                    chunk is not None
-                    and chunk.left > 0
-                    and now < chunk.join_until_ms
-                    and chunk.loose is (meta is not None)
-                    and plain
-                    and not interrupts
-                    and not self._closing
-                    and outbox.events < options.buffer_events
-                    and outbox.bytes + size_bytes <= options.buffer_bytes
-                    and chunk.size_bytes + size_bytes <= options.batch_bytes
-                )
-                if not joins:
-                    chunk = self.chunk(stream, now)
-                    chunk.plain, chunk.loose = plain, meta is not None
-                assert chunk is not None, "it is the open one or a new one"
-                receipt = Receipt(chunk.endings, number, chunk.events, given)
-                chunk.receipts.append(receipt)
-                if meta is None:
-                    chunk.add(values, size_bytes, dedupe=dedupe)
-                else:
-                    chunk.add_loose(values[0], meta, size_bytes)
-                if not joins:
-                    opens = plain and self._joins and not interrupts
-                    self._add(stream, chunk, block_ms, interrupts, opens=opens)
-                    return receipt
-                outbox.events += 1
-                outbox.bytes += size_bytes
-                if not chunk.left:  # else whoever takes it will find this too
-                    self._set_off(outbox.stream(stream), True, False, size_bytes, now, interrupts)
-            except (BufferFull, ClosedError):
-                raise
-            except BaseException:
-                self._interrupted(chunk)
-                raise
-            finally:
-                self._inside = interrupts
+        receipt = Receipt(frame.awaited, number, frame.id)
+        size = len(body) + LOOSE_BYTES if frame.plain else sum(map(len, body))
+        self._queue(frame.stream, 1, size, block_ms, single=(receipt, frame, body))
         return receipt
+
+    def look(self) -> None:
+        """See that what was put into the intake is sent, although the thread sleeps or has gone."""
+        with self._lock:
+            if self._ended:
+                self._take_in(now_ms())
+                self._end(self.outbox.fail_all(ClosedError("the producer is closed")))
+            else:
+                self._tell(True)
 
     def chunk(self, stream: str, now: float, *, index: int = 0) -> Chunk:
         """An empty chunk; index: which event of its receipt it begins with."""
+        return self._chunk(stream, now + self.options.send_timeout_ms, index)
+
+    def _chunk(self, stream: str, deadline_ms: float, index: int = 0) -> Chunk:
         ending = Ending(self.failures, self._encoder.producer, self.options.confirm, stream, index=index)
-        return Chunk(now + self.options.send_timeout_ms, ending)
+        return Chunk(deadline_ms, ending)
 
     def add(self, stream: str, chunk: Chunk, *, block_ms: float | None = None) -> None:
         """Queue a chunk, as the policy for a full buffer allows.
@@ -184,56 +150,135 @@ class Sender:
         Raises:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
+        self._queue(stream, chunk.events, chunk.size_bytes, block_ms, chunk=chunk)
+
+    def _queue(
+        self,
+        stream: str,
+        events: int,
+        size_bytes: int,
+        block_ms: float | None,
+        *,
+        single: tuple[Receipt, Frame, Any] | None = None,
+        chunk: Chunk | None = None,
+    ) -> None:
+        """Queue a chunk, or a single event."""
         with self._lock:
-            interrupts, self._inside = self._inside, True
+            # A signal handler or a finalizer in the midst of another send of its own thread, or what the producer's
+            # thread calls.
+            interrupts = self._inside or threading.get_ident() == self._thread_id
+            before, self._inside = self._inside, True
             try:
-                self._add(stream, chunk, block_ms, interrupts)
+                dropped: list[Settled] = []
+                # What interrupts a send does not wait: nobody else could make room. It finds some beyond the bound.
+                room = interrupts and self.options.when_full == "block" and block_ms is None
+                if self._closing or not (room or self._has_room(events, size_bytes)):
+                    room, dropped = self._make_room(events, size_bytes, 0.0 if interrupts else block_ms)
+                    if not room:
+                        chunk = chunk or self._alone(single)
+                        error = BufferFull(_NO_OLDER)
+                        self._end([*dropped, Settled(stream, [chunk], Fate.DROPPED, error=error)])
+                        return
+                if dropped:
+                    self._end(dropped)
+                intake = self.intake
+                # A single event waits in the intake, unless it can go at once, or counts or is dropped by itself.
+                if (
+                    single is not None
+                    and single[1].plain
+                    and (interrupts or (self._gathers and size_bytes <= SMALL_BYTES and not self._idle()))
+                ):
+                    first = not intake.entries
+                    intake.put(single, now_ms())
+                    self._tell(first or interrupts)
+                    return
+                chunk = chunk or self._alone(single)
+                batches = self.outbox.stream(stream)
+                if intake.entries or interrupts:  # behind what waits there
+                    self.outbox.count(chunk)
+                    first = not intake.entries
+                    intake.put((stream, chunk, b""), now_ms())
+                    self._tell(first or interrupts)
+                    return
+                had, was_full = bool(batches.waiting), batches.full
+                self.outbox.count(chunk)
+                batches.add(chunk)
+                self._set_off(batches, had, was_full, size_bytes, now_ms())
             except (BufferFull, ClosedError):
                 raise
             except BaseException:
-                self._interrupted(chunk)
+                # A signal handler raised in the midst of it: nobody knows how far it came.
+                self._waker.wake()
                 raise
             finally:
-                self._inside = interrupts
+                self._inside = before
 
-    def _interrupted(self, chunk: Chunk | None) -> None:
-        """A signal handler raised in the midst of a send: nobody knows how far it came. With the lock held."""
-        if chunk is not None:
-            chunk.left = 0  # nobody joins what may be there in part
-        self._waker.wake()
+    def _alone(self, single: tuple[Receipt, Frame, Any] | None) -> Chunk:
+        assert single is not None, "what is queued is a chunk or a single event"
+        return self.intake.one(*single, now_ms() + self.options.send_timeout_ms)
 
-    def _add(
-        self, stream: str, chunk: Chunk, block_ms: float | None, interrupts: bool, *, opens: bool = False
-    ) -> None:
-        """add(), with the lock held.
+    def _idle(self) -> bool:
+        """Nothing waits, and nothing is on its way: what is sent now can be written at once."""
+        exchange = self._exchange
+        return (
+            self._asleep
+            and not self.intake.entries
+            and not self.outbox.events
+            and exchange.connected
+            and not exchange.in_flight
+        )
 
-        Args:
-            interrupts: this is a signal handler or a finalizer in the midst of another send of its own thread.
-            opens: others may join the chunk.
-        """
-        room, dropped = True, None
-        # What interrupts a send does not wait: that would let the lock go, and the chunk be taken which the interrupted
-        # one is about to join. It finds room beyond the bound: one event, while no other send can go on.
-        waits = self.options.when_full == "block" and block_ms is None
-        if self._closing or not (
-            self.outbox.has_room(chunk.events, chunk.size_bytes) or (interrupts and waits)
+    def _has_room(self, events: int, size_bytes: int) -> bool:
+        """Whether so much more may be held. What is larger than the whole buffer fits when nothing else is held."""
+        options, held = self.options, self.held
+        if not held:
+            return True
+        return (
+            held + events <= options.buffer_events
+            and self.outbox.bytes + self.intake.bytes + size_bytes <= options.buffer_bytes
+        )
+
+    def _tell(self, due: bool) -> None:
+        """Wake the thread for what lies in the intake, if that is due or makes a whole batch. With the lock held."""
+        self._start_once()
+        intake = self.intake
+        if self._exchange.in_flight:
+            due = intake.events >= intake.batch and not self.level.waits
+        if due and self._asleep:
+            self._waker.wake()
+            self._asleep = False  # only now: should a signal handler raise before, the next send wakes it
+        self._fit()
+
+    def _fit(self) -> None:
+        """Say how much the intake takes without a look at the lock, the bounds and the thread. With the lock held."""
+        options, outbox, intake, exchange = self.options, self.outbox, self.intake, self._exchange
+        if not intake.entries:
+            intake.since_ms = now_ms()
+        if (
+            self._closing
+            or not self._gathers
+            or not exchange.connected
+            or (self._asleep and not exchange.in_flight)
         ):
-            room, dropped = self._make_room(chunk.events, chunk.size_bytes, 0.0 if interrupts else block_ms)
-        if not room:
-            self._end([*(dropped or ()), Settled(stream, [chunk], Fate.DROPPED, error=BufferFull(_NO_OLDER))])
+            intake.room = 0
             return
-        batches = self.outbox.stream(stream)
-        had, was_full = bool(batches.waiting), batches.full
-        if opens:  # before it waits: what is taken is open no more
-            batches.open(chunk, now_ms() + JOIN_MS)
-        self.outbox.add(batches, chunk)
-        if opens:
-            if len(self._open) >= MAX_IDLE_STREAMS:
-                self._open.clear()
-            self._open[stream] = chunk
-        if dropped:
-            self._end(dropped)
-        self._set_off(batches, had, was_full, chunk.size_bytes, now_ms(), interrupts)
+        bytes_left = options.buffer_bytes - outbox.bytes - intake.bytes
+        room = min(options.buffer_events - outbox.events, intake.events + bytes_left // SMALL_BYTES)
+        if self._asleep and not self.level.waits:  # a whole batch is sent before an answer comes
+            room = min(room, intake.batch)
+        intake.room = max(room, 0) * PARTS
+
+    def _take_in(self, now: float, *, only_full: bool = False) -> None:
+        """Move what lies in the intake into the outbox. With the lock held, and by the producer's thread alone: nothing
+        can interrupt that."""
+        if not self.intake.entries:
+            return
+        for stream, chunk, is_new in self.intake.take(now, only_full=only_full):
+            if is_new:
+                self.outbox.count(chunk)
+            self.outbox.stream(stream).add(chunk)
+        self._changed.notify_all()
+        self._fit()
 
     def add_all(self, stream: str, chunks: list[Chunk]) -> None:
         """Queue the chunks of one receipt, in order; what finds no room is settled as failed.
@@ -262,14 +307,19 @@ class Sender:
 
     def flush(self, timeout_ms: float | None) -> bool:
         """Wait until all that is held now has ended; whether it has within the time."""
-        mark_ms = now_ms() + self.options.send_timeout_ms
+        mark_ms = 0.0
         until_ms = None if timeout_ms is None else now_ms() + timeout_ms
 
         def ended() -> bool:
+            nonlocal mark_ms
+            if self.intake.taken < taken:
+                return False
+            mark_ms = mark_ms or now_ms() + self.options.send_timeout_ms
             oldest_ms = self.outbox.deadline_ms()
             return oldest_ms is None or oldest_ms > mark_ms
 
         with self._lock:
+            taken = self.intake.taken + self.intake.events
             while not ended():
                 rest_ms = None if until_ms is None else until_ms - now_ms()
                 if rest_ms is not None and rest_ms <= 0:
@@ -281,19 +331,19 @@ class Sender:
         """Refuse new events, send what is held for at most so long, end the rest; the number of events given up."""
         with self._lock:
             self._closing = True
+            self._fit()
             thread = self._thread
             self._give_up_ms = now_ms() + timeout_ms
         self._wake()
-        if (
-            thread is None and self.outbox.events
-        ):  # at the end of the process no thread can be started any more
+        if thread is None and self.held:  # at the end of the process no thread can be started any more
             self._waker.open()
             self._run()
         elif thread is not None and thread is not threading.current_thread():
             self.flush(timeout_ms)
         with self._lock:
-            left = self.outbox.events
+            left = self.held
             self._stopped = True
+            self._take_in(now_ms())
             self._end(self.outbox.fail_all(ClosedError("the producer was closed before it was confirmed")))
         self._wake()
         if thread is not None and thread is not threading.current_thread():
@@ -305,15 +355,18 @@ class Sender:
         """Send what is held and then end the thread; nobody waits. For a producer that was thrown away."""
         with self._lock:
             self._closing = True
+            self._fit()
         self._wake()
 
     def after_fork(self, encoder: Encoder, connector: Connector) -> None:
         """Begin anew in a forked child: the thread, the connection and what was held are the parent's."""
         held, failures, waker = self.outbox, self.failures, self._waker
+        failures.lock = threading.RLock()
         self._exchange.disconnect()  # the child's copy of the socket: the parent's connection goes on
+        for stream, chunk, _ in self.intake.take(now_ms()):
+            held.stream(stream).add(chunk)
         self._begin(connector, encoder)
         waker.close()
-        failures.lock = threading.RLock()
         settle(held.fail_all(SendError("it was sent by the parent process, before the fork")), failures)
 
     def report_dropped(self) -> None:
@@ -330,14 +383,12 @@ class Sender:
                 except Exception as fault:  # noqa: BLE001 - someone else's code must not end the sender
                     _log.error("on_error raised", error=repr(fault))
 
-    def _make_room(
-        self, events: int, size_bytes: int, block_ms: float | None
-    ) -> tuple[bool, list[Settled] | None]:
+    def _make_room(self, events: int, size_bytes: int, block_ms: float | None) -> tuple[bool, list[Settled]]:
         """Apply the policy: whether there is room now, and what had to go for it; or an error. With the lock held."""
         policy = self.options.when_full
         dropped: list[Settled] = []
         until_ms = now_ms() + (self.options.block_ms if block_ms is None else block_ms)
-        while not self._closing and not self.outbox.has_room(events, size_bytes):
+        while not self._closing and not self._has_room(events, size_bytes):
             if policy == "drop_oldest":
                 oldest = self.outbox.drop_oldest()
                 if oldest is None:
@@ -352,7 +403,7 @@ class Sender:
                 self._inside = True
                 continue
             raise BufferFull(
-                f"{self.outbox.events:,} events of {self.outbox.bytes:,} bytes are not confirmed yet "
+                f"{self.held:,} events of {self.outbox.bytes + self.intake.bytes:,} bytes are not confirmed yet "
                 f"(buffer_events={self.options.buffer_events:,}, buffer_bytes={self.options.buffer_bytes:,}, "
                 f"when_full={policy})" + (f": {self._why}" if self._why else "")
             )
@@ -360,17 +411,9 @@ class Sender:
             raise ClosedError("the producer is closed")
         return True, dropped
 
-    def _set_off(
-        self, batches: Batches, had: bool, was_full: bool, size_bytes: int, now: float, interrupts: bool
-    ) -> None:
+    def _set_off(self, batches: Batches, had: bool, was_full: bool, size_bytes: int, now: float) -> None:
         """See that what was queued is sent: by this thread, or by waking the producer's. With the lock held."""
-        if self._thread is None and not self._starting:
-            # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
-            self._starting = True
-            try:
-                self._thread = self._start()
-            finally:
-                self._starting = False
+        self._start_once()
         if not self._asleep:
             return
         # A stream that had something waiting is being held, or gathers until an answer comes.
@@ -379,7 +422,7 @@ class Sender:
             due = batches.full and not was_full
         else:
             due = not had
-            if due and not interrupts and exchange.connected and size_bytes <= DIRECT_BYTES:
+            if due and exchange.connected and size_bytes <= DIRECT_BYTES:
                 # Nothing is on the way, so the socket takes it at once: that spares it a change of threads.
                 try:
                     taken = self.outbox.take(now)
@@ -395,6 +438,16 @@ class Sender:
         if due:
             self._waker.wake()
             self._asleep = False  # only now: should a signal handler raise before, the next send wakes it
+        self._fit()
+
+    def _start_once(self) -> None:
+        if self._thread is None and not self._starting:
+            # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
+            self._starting = True
+            try:
+                self._thread = self._start()
+            finally:
+                self._starting = False
 
     def _start(self) -> threading.Thread | None:
         """The thread; None at the end of the process, where close() does its work."""
@@ -414,6 +467,7 @@ class Sender:
     # The thread.
 
     def _run(self) -> None:
+        self._thread_id = threading.get_ident()
         try:
             while self._more():
                 try:
@@ -424,17 +478,21 @@ class Sender:
             _log.error("the producer's thread failed", error=repr(error))
             with self._lock:
                 self._closing = self._stopped = True
+                self._take_in(now_ms())
                 self._end(self.outbox.fail_all(SendError(f"the producer's thread failed: {error!r}")))
             raise
         finally:
             self._exchange.disconnect()
             self._trouble.left(self)
             with self._lock:
+                self._ended = True
+                self._thread_id = 0
+                self._fit()
                 self._waker.close()
 
     def _more(self) -> bool:
         with self._lock:
-            if self._closing and (not self.outbox.events or now_ms() > self._give_up_ms):
+            if self._closing and (not self.held or now_ms() > self._give_up_ms):
                 return False
             return not self._stopped
 
@@ -461,7 +519,7 @@ class Sender:
 
     def _connect(self) -> None:
         with self._lock:
-            wanted = self.outbox.events > 0
+            wanted = self.held > 0
         if not wanted or now_ms() < self._connect_at_ms:
             self._sleep(self._connect_at_ms if wanted else None)
             return
@@ -475,7 +533,9 @@ class Sender:
         # One wait for a level stands behind all batches of a flight: after a broken one, fewer are risked together.
         most = max(MAX_UNCONFIRMED >> self._broken, 1) if self.level.waits else MAX_UNCONFIRMED
         with self._lock:
-            taken = self.outbox.take(now_ms(), only_full=only_full, most=most)
+            now = now_ms()
+            self._take_in(now, only_full=only_full)
+            taken = self.outbox.take(now, only_full=only_full, most=most)
         if taken:
             self._exchange.write(taken, now_ms())
         return bool(taken)
@@ -520,8 +580,11 @@ class Sender:
     def _wait_for_answer(self) -> bool:
         with self._lock:
             now = now_ms()
+            if self.intake.events >= self.intake.batch and not self.level.waits:
+                return False  # a whole batch came just now
             due_ms = self.outbox.due_ms(now)
             self._asleep = True
+            self._fit()
         answer_by_ms = self._exchange.answer_by_ms
         ready = self._exchange.ready(min(answer_by_ms, due_ms or answer_by_ms) - now, self._waker.read_end)
         self._awake()
@@ -532,12 +595,17 @@ class Sender:
         connected = self._exchange.connected
         with self._lock:
             now = now_ms()
+            self._take_in(now)
             if self._closing and not self.outbox.events:
                 return
             if self.outbox.can_take(now) if connected else (until_ms is None and self.outbox.events):
                 return
             due_ms = self.outbox.due_ms(now) if connected else self.outbox.deadline_ms()
             self._asleep = True
+            self._fit()
+            if self.intake.entries:  # put there just before it had no room
+                self._asleep = False
+                return
         times = [time_ms for time_ms in (until_ms, due_ms) if time_ms is not None]
         if self._closing:
             times.append(self._give_up_ms)
@@ -559,11 +627,14 @@ class Sender:
     def _awake(self) -> None:
         with self._lock:  # not while another thread writes because this one sleeps
             self._asleep = False
+            self._fit()
         self._waker.clear()
 
     def _expire(self) -> None:
         with self._lock:
             now = now_ms()
+            if not self._exchange.in_flight:
+                self._take_in(now)
             deadline_ms = self.outbox.deadline_ms()
             if deadline_ms is None:
                 return
@@ -593,10 +664,8 @@ class Sender:
         if not settled:
             return
         self.counts.ended(settled)
-        for one in settled:
-            if self._open.get(one.stream) in one.chunks:
-                del self._open[one.stream]  # it would keep its receipts from being forgotten
         settle(settled, self.failures)
+        self._fit()
         self._changed.notify_all()
         calls, self._room_calls = self._room_calls, []
         for call in calls:

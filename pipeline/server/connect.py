@@ -126,9 +126,16 @@ class Link:
         self._usable()
         packed = [_packed(each) for each in commands]
         # In one piece: each system call may give the processor to the server, which then finds a part of it only.
-        self._unsent.append(memoryview(b"".join(packed)))
+        data = memoryview(b"".join(packed))
         try:
-            self._write()
+            if not self._unsent:
+                # Before others see it: a thread that begins to wait just now writes what it finds unsent.
+                try:
+                    data = data[self._sock.send(data) :]
+                except _LATER:
+                    pass
+            if data:
+                self._unsent.append(data)
         except OSError as error:
             self._failure = error
         except BaseException as error:  # a signal handler raised: nobody knows what was written

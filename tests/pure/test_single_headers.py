@@ -34,7 +34,7 @@ def test_a_header_written_in_parts_is_the_header(
 def test_headers_in_a_row_differ_in_their_numbers_alone(first: int, count: int, type_: str, key: str) -> None:
     """Also where the numbers grow by a byte on the way."""
     expected = [whole(number, type_, key, None) for number in range(first, first + count)]
-    assert HEADERS.write_many(first, count, type_, key) == expected
+    assert HEADERS.write_each(range(first, first + count), type_, key) == expected
 
 
 @pytest.mark.parametrize(("type_", "key"), [("{}", ""), ("", "{}")], ids=["type", "key"])
