@@ -1,0 +1,48 @@
+"""Tables: what Millstream keeps in a user's own PostgreSQL, as the statements that make it. Pure."""
+
+import re
+
+from pipeline.errors import UsageError
+
+INBOX = "millstream_inbox"
+OUTBOX = "millstream_outbox"
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?")
+
+
+def check_table(name: str) -> str:
+    """The name itself, if a table may be called so.
+
+    Raises:
+        UsageError: anything but small letters, digits and _, with a schema before it if need be.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"table={name!r}: small letters, digits and _, up to 63, with a schema before it if need be (app.inbox)"
+        )
+    return name
+
+
+def inbox_ddl(table: str = INBOX) -> str:
+    """The statement that makes the inbox: which events a group's transactions have done."""
+    return f"""CREATE TABLE IF NOT EXISTS {check_table(table)} (
+    stream      text        NOT NULL,
+    group_name  text        NOT NULL,
+    event_id    text        NOT NULL,
+    done_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (stream, group_name, event_id)
+)"""
+
+
+def outbox_ddl(table: str = OUTBOX) -> str:
+    """The statement that makes the outbox: events that are to be sent once their transaction is committed."""
+    return f"""CREATE TABLE IF NOT EXISTS {check_table(table)} (
+    number      bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id    text        NOT NULL DEFAULT gen_random_uuid()::text,
+    stream      text,                                 -- NULL: the relay's
+    type        text        NOT NULL DEFAULT '',
+    key         text        NOT NULL DEFAULT '',
+    data        jsonb,
+    headers     jsonb       NOT NULL DEFAULT '{{}}',
+    time        timestamptz NOT NULL DEFAULT now(),
+    problem     text                                  -- why it can never be sent; such rows are passed over
+)"""
