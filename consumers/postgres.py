@@ -48,7 +48,8 @@ class PostgresInbox:
         """
         self.table = check_table(table)
         self._insert = (
-            f"INSERT INTO {self.table} (stream, group_name, event_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+            f"INSERT INTO {self.table} (stream, group_name, event_id) "
+            "VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
         )
         self._delete = f"DELETE FROM {self.table} WHERE done_at < now() - %s * interval '1 millisecond'"
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from consumers.consumer import Consumer
     from consumers.dead_letters import DeadLetters
     from consumers.delivery import Delivery
+    from consumers.postgres import PostgresInbox
     from consumers.testing import TestPipeline
     from pipeline.dead_event import Cause, DeadEvent
     from pipeline.envelope import DeadLetter
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from producers.logs import LogHandler, ship_logs
     from producers.producer import Producer
     from producers.receipt import Receipt
+    from producers.sources.postgres import PostgresOutbox, relay_outbox
 
 __version__ = "0.1.0.dev0"
 
@@ -77,6 +79,8 @@ __all__ = [
     "NotFoundError",
     "Outcomes",
     "Pipeline",
+    "PostgresInbox",
+    "PostgresOutbox",
     "Producer",
     "ProducerOptions",
     "Receipt",
@@ -90,6 +94,7 @@ __all__ = [
     "UnsupportedServerError",
     "UsageError",
     "WrongKeyTypeError",
+    "relay_outbox",
     "ship_logs",
 ]
 
@@ -108,12 +113,15 @@ _HOMES = {
     "LogHandler": "producers.logs",
     "Outcomes": "pipeline.outcome",
     "Pipeline": "consumers.app",
+    "PostgresInbox": "consumers.postgres",
+    "PostgresOutbox": "producers.sources.postgres",
     "Producer": "producers.producer",
     "ProducerOptions": "pipeline.options",
     "Receipt": "producers.receipt",
     "Reject": "pipeline.outcome",
     "Retry": "pipeline.options",
     "TestPipeline": "consumers.testing",
+    "relay_outbox": "producers.sources.postgres",
     "ship_logs": "producers.logs",
 }
 

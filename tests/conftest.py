@@ -25,6 +25,7 @@ from pipeline.server.locate import Address, locate
 
 if TYPE_CHECKING:
     from pipeline.server.connect import Connector, Link
+    from tests.postgres import Postgres
 
 TESTS = Path(__file__).parent
 BINARY = os.environ.get("MILLSTREAM_TEST_SERVER") or None
@@ -144,6 +145,21 @@ def own_server() -> Iterator[OwnServer]:
     """Starts servers for this test alone, to be killed, flushed and reconfigured: own_server(fsync="always")."""
     with contextlib.ExitStack() as stack:
         yield lambda **options: stack.enter_context(started(**options))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """A PostgreSQL of this run; use tables of your own (`table`). Skipped, with the reason, where there is none."""
+    from tests.postgres import started_postgres
+
+    with started_postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def table() -> str:
+    """A table name that no other test uses."""
+    return f"t_{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ HOMES = {
     "zstandard": ("pipeline", "benchmarks.limits"),
     # The demo's service and the benchmark of log calls stand for a user's application.
     "structlog": ("pipeline.observe", "producers.logs", "console.demo.service", "benchmarks.logs"),
+    "psycopg": ("producers.sources.postgres",),
     "click": ("console",),
     "rich": ("console",),
 }

@@ -27,6 +27,7 @@ VERBS = {
         "consume": "Hand a stream's events to a command or a file.",
         "run": "Run the workers of an app.",
         "replay": "Hand history to one group again.",
+        "postgres": "Inbox and outbox tables: ddl, create.",
     },
     "Look": {
         "top": "Streams and groups, live.",

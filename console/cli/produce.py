@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from console.cli.exit_codes import INTERRUPTED, OK
+from console.cli.exit_codes import FAILED, INTERRUPTED, OK
 from console.cli.kinds import STREAM
 from console.cli.progress import Progress
 from console.cli.session import Session
@@ -19,6 +19,7 @@ from console.cli.verb import Verb
 from console.output import counted
 from pipeline.errors import SendError, UsageError, WrongKeyTypeError
 from pipeline.server.overview import named
+from pipeline.tables import OUTBOX
 from producers.producer import Producer
 from producers.sources.feed import PACK_EVENTS, Fed
 from producers.sources.follow import follow_file, send_lines
@@ -40,6 +41,10 @@ _FIELD = re.compile(r"\{([\w.@-]+)\}")
         (
             """millstream produce orders --data '{"id": 7}' --type order.placed --key customer-7""",
             "one event",
+        ),
+        (
+            "millstream produce orders --outbox postgresql://app@db/shop --follow",
+            "what transactions put into an outbox table, and what they will",
         ),
     ],
 )
@@ -67,6 +72,11 @@ _FIELD = re.compile(r"\{([\w.@-]+)\}")
 )
 @click.option("--source", metavar="NAME", default="",
               help="Following: the name its position is kept under, if not that of host and file.")  # fmt: skip
+@click.option("--outbox", metavar="URL", default="",
+              help="Relay the rows of an outbox table in PostgreSQL (postgresql://…) instead of lines.")  # fmt: skip
+@click.option(
+    "--table", metavar="NAME", default=OUTBOX, show_default=True, help="The outbox's table, with --outbox."
+)
 @click.pass_obj
 def verb(
     session: Session,
@@ -81,13 +91,18 @@ def verb(
     confirm: str,
     from_end: bool,
     source: str,
+    outbox: str,
+    table: str,
 ) -> int:
     """Send lines into a stream: those of FILE, or of standard input (-, or nothing where something is piped in).
 
     A line that is not what --parse says is sent as text and counted. With --follow no line is lost or sent twice,
     whenever this is killed: the position stands on the server beside the stream, written in the step that appends.
+
+    With --outbox, the committed rows of a table are sent instead, each once, and deleted once they are confirmed; with
+    --follow also those still to come. `millstream postgres create` makes the table.
     """
-    _check(file, data, follow, from_end, source)
+    _check(file, data, follow, from_end, source, outbox)
     # Before anything is read: a pipe cannot be read twice.
     session.link("produce").close()
     session.log_to_stderr()
@@ -99,6 +114,8 @@ def verb(
         if data is not None:
             return _one(session, producer, stream, data, parse, event_type or "", key)
         stop = _stop_by_signal()
+        if outbox:
+            return _relay(session, producer, stream, outbox, table, follow, stop)
         options: dict[str, Any] = {
             "parser": parser_named(PARSE[parse]),
             "type": _of(LINE_TYPE if event_type is None else event_type),
@@ -127,8 +144,49 @@ def _naming(stream: str) -> Iterator[None]:
         raise named(error, stream) from None
 
 
-def _check(file: str | None, data: str | None, follow: bool, from_end: bool, source: str) -> None:
+def _relay(
+    session: Session,
+    producer: Producer,
+    stream: str,
+    url: str,
+    table: str,
+    follow: bool,
+    stop: threading.Event,
+) -> int:
+    """Relay an outbox; its driver is imported only here, as it is an extra."""
+    try:
+        from producers.sources.postgres import relay_outbox
+    except ImportError as error:
+        raise UsageError(f"--outbox needs psycopg: pip install 'millstream[postgres]' ({error})") from None
+    with Progress(session.out, "sent") as progress:
+        done = relay_outbox(
+            producer, stream, url, table=table, follow=follow, stop=stop,
+            progress=lambda done: progress.at(done.confirmed),
+        )  # fmt: skip
+    session.out.done(
+        f"{counted(done.confirmed, 'row')} sent from {table}"
+        + (f" ({done.problems:,} can never be sent: see its column problem)" if done.problems else ""),
+        stream=stream,
+        table=table,
+        events=done.confirmed,
+        problems=done.problems,
+        restarts=done.restarts,
+    )
+    if done.problems:
+        return FAILED
+    return INTERRUPTED if stop.is_set() and not follow else OK
+
+
+def _check(
+    file: str | None, data: str | None, follow: bool, from_end: bool, source: str, outbox: str
+) -> None:
     """Refuse what cannot be meant together."""
+    if outbox:
+        if file is not None or data is not None or from_end or source:
+            raise UsageError(
+                "--outbox sends the rows of a table: give no FILE, --data, --from-end or --source beside it"
+            )
+        return
     if data is not None and (file is not None or follow):
         raise UsageError("--data sends one event: give no FILE beside it")
     if follow and (file is None or file == STDIN):
