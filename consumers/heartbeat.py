@@ -34,7 +34,6 @@ class Heartbeat:
                 lost += self._renew(link, ref, token, group[start : start + MAX_IDS])
         if lost:
             self._dispatch.give_up(lost)
-            state.taken_over += len(lost)
         return len(due)
 
     def _renew(self, link: Link, ref: GroupRef, token: str, held: list[Held]) -> list[Held]:

@@ -4,9 +4,11 @@ One member at a time is on duty: it sweeps, promotes, retires names and saves po
 its hold on the duty expires and the next heartbeat of another member takes it.
 """
 
+from collections import Counter
 from typing import Any
 
 from consumers.state import MemberState, now_ms
+from consumers.tokens import token_ms
 from pipeline.breaker import Ended, trips
 from pipeline.errors import WrongKeyTypeError
 from pipeline.observe.log import get_logger
@@ -49,9 +51,6 @@ class Membership:
             self._log.info("consumer group created", **facts)
         elif joined.state != "exists":
             state.say.warning(joined.state, _LOST[joined.state], **facts)
-        if joined.made != state.made:
-            # What was held before is not ours any more, and nobody has taken it.
-            state.made, state.taken_over = joined.made, 0
         self._joined = True
         self._declare_types(link)  # before anything is read
         self.run_once(link, swept="")
@@ -79,10 +78,11 @@ class Membership:
         state = self._state
         if not state.taken_over:
             return
-        now = made(link, state.keys, state.group)
-        count, state.taken_over = state.taken_over, 0
-        if now != state.made:
-            state.made = now
+        made_ms = token_ms(made(link, state.keys, state.group))
+        with state.lock:
+            lost, state.taken_over = state.taken_over, Counter()
+        count = sum(entries for token, entries in lost.items() if token_ms(token) >= made_ms)
+        if not count:
             return
         state.say.warning(
             "taken over",

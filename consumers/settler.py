@@ -252,7 +252,6 @@ class Settler:
         if state.passed:
             for one in held:
                 state.passed.pop(one, None)
-        state.taken_over += len(lost)
         state.counts.settled += settled.count
 
     def _moved(self, held: Sequence[Held], answers: Reply) -> MillstreamError | None:
@@ -285,7 +284,6 @@ class Settler:
                 state.duty_wake.set()
             elif answer == 0:
                 state.lose(one)
-                state.taken_over += 1
         problem = next((answer for answer in answers if isinstance(answer, bytes)), None)
         if problem is None:
             return None
@@ -319,7 +317,6 @@ class Settler:
             self._state.settling.append(held)
         else:
             self._state.lose(held)
-            self._state.taken_over += 1
 
     def _landed(self, held: Held, emitted: Move | None = None) -> None:
         """An event emitted ahead is in its stream, or (None) has to be sent again. Under the lock."""

@@ -5,7 +5,7 @@ import secrets
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -126,10 +126,8 @@ class MemberState:
     """The group's own stream holds events that were running when a worker died."""
     claiming: int = 0
     """So many entries may come with the claim that is under way."""
-    made: str = ""
-    """When the group was created last, as far as is known here."""
-    taken_over: int = 0
-    """Entries that were found not to be ours any more, and of which nothing was said yet."""
+    taken_over: Counter[str] = field(default_factory=Counter)
+    """Entries that were found not to be ours any more and of which nothing was said yet, by their claims tokens."""
     retry_due_ms: float | None = None
     """The first retry that this member put off since the promoter last looked, by the server's clock."""
     released_until_ms: int = 0
@@ -207,6 +205,7 @@ class MemberState:
         """An entry is not ours any more: its outcome will not be settled. Call under the lock."""
         if self.window.remove(held):
             held.taken_over = True
+            self.taken_over[held.token] += 1
             self.counts.taken_over_from_us += 1
             if self.passed:
                 self.passed.pop(held, None)

@@ -8,6 +8,12 @@ MOST = 1_000
 """So many older tokens are remembered; what is held under one that is not is checked by its owner."""
 
 
+def token_ms(token: str) -> int:
+    """When a token was given, by the server's clock in ms; 0 for none."""
+    ms = token.partition("-")[0]
+    return int(ms) if ms.isdecimal() else 0
+
+
 class Tokens:
     """Follows the tokens of one member's claims. One thread tells of claims, any thread asks."""
 

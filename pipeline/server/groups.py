@@ -36,8 +36,6 @@ class Joined:
     position: str
     entries: int
     """Entries in the stream."""
-    made: str = ""
-    """A value that changes whenever the group, or what is due again for it, is created anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def join(link: Link, keys: StreamKeys, group: str, *, start: str, lost: bool) ->
         [keys.stream, keys.groups, keys.again(group), keys.never],
         [group, escape(group), start, int(lost), nonce()],
     )
-    return Joined(text(reply[0]), text(reply[1]), reply[2], text(reply[3]))
+    return Joined(text(reply[0]), text(reply[1]), reply[2])
 
 
 def declare_filter(link: Link, keys: StreamKeys, group: str, member: str, own: str) -> str:
@@ -326,7 +324,7 @@ def save_position(link: Link, keys: StreamKeys, group: str) -> str:
 
 
 def made(link: Link, keys: StreamKeys, group: str) -> str:
-    """The group's Joined.made, as it is now."""
+    """The claims token that the group had when it was created last: what was held under an older one went with it."""
     return text(link.call("HGET", keys.groups, f"{escape(group)}:made") or "")
 
 

@@ -68,7 +68,7 @@ def test_a_refusal_is_waited_out(
         assert running.failure is None
         said = [record.getMessage() for record in caplog.records]
         assert len(said) <= 4, said
-        assert used_s < LASTS_S, f"{used_s:.2f} s of CPU time in {LASTS_S:g} s of waiting"
+        assert used_s < 0.6 * LASTS_S, f"{used_s:.2f} s of CPU time in {LASTS_S:g} s of waiting"
 
 
 def test_a_server_that_loads_is_waited_for(

@@ -3,9 +3,8 @@
 -- KEYS  1 stream  2 S:groups  3 S:again:<group>  4 S:never
 -- ARGV  1 group  2 group, escaped  3 position for a new group (0-0, $ or an id)
 --       4 1 if a member saw this group before: then it is lost, not new  5 random part of the claims token
--- Returns {state, position, entries, made}: state exists | created | recreated | own lost (the group is there, and what
---       was due again for it is gone); position it was created at; entries in the stream; when and by whom the group was
---       created last: what was held before that is not ours any more without another having it.
+-- Returns {state, position, entries}: state exists | created | recreated | own lost (the group is there, and what was
+--       due again for it is gone); position it was created at; entries in the stream.
 --
 -- A lost group (flush, failover, deletion) is recreated at its saved position, at the start where that is gone or lies
 -- beyond the stream, and never silently at $. Deleting a key that never exists lets the script write on under OOM.
@@ -56,9 +55,9 @@ if state ~= 'exists' then
   redis.call('HSET', KEYS[2], ARGV[2] .. ':pos:main', position)
 end
 if state ~= 'exists' or not failed(again) then
-  -- what somebody still holds may now be delivered to another
+  -- what somebody still holds may now be delivered to another; `made` tells it from what another has taken over
   local token = string.format('%d', now_ms) .. '-' .. ARGV[5]
   redis.call('HSET', KEYS[2], ARGV[2] .. ':token', token, ARGV[2] .. ':made', token)
 end
 if known and state == 'exists' and not own_there then state = 'own lost' end
-return {state, position, redis.call('XLEN', KEYS[1]), redis.call('HGET', KEYS[2], ARGV[2] .. ':made') or ''}
+return {state, position, redis.call('XLEN', KEYS[1])}
