@@ -3,6 +3,9 @@
 Measures the rate of taking over and handling, the worker's memory, and, since claiming is work for the server, the
 longest that anybody else waits for it meanwhile: a PING every ms from a process of its own, and what the server's own
 slow log and latency monitor saw. The rate counts from the first event handled; how long that took is said too.
+
+A server whose append-only file has grown rewrites it by itself, and stands still for the fork: --no-rewrite tells what
+is left of a wait without that.
 """
 
 import json
@@ -20,7 +23,7 @@ from benchmarks.processes import processes
 from console.bench.own_keys import OwnKeys
 from pipeline.server import scripts
 from pipeline.server.connect import Connector, Link
-from pipeline.server.replies import pairs, text
+from pipeline.server.replies import info_fields, pairs, text
 from pipeline.server.scripts import script
 
 LUA = Path(scripts.__file__).with_name("lua")
@@ -58,6 +61,15 @@ def watch_closely(link: Link) -> None:
     link.call("LATENCY", "RESET")
 
 
+def forks(link: Link) -> dict[str, Any]:
+    """How often the server has forked, and how long the last time took."""
+    found = info_fields(link.call("INFO", "stats"))
+    return {
+        "forks": int(found.get("total_forks", 0)),
+        "last_fork_ms": int(found.get("latest_fork_usec", 0)) / 1e3,
+    }
+
+
 def slow_log(link: Link) -> list[dict[str, Any]]:
     """The commands that the server found slow, the slowest first; scripts by their names."""
     scripts_by_sha = {script(path.stem).sha: path.name for path in LUA.glob("*.lua")}
@@ -76,8 +88,10 @@ def latency_events(link: Link) -> list[dict[str, Any]]:
     return [{"event": text(name), "most_ms": most} for name, _, _, most, *_ in link.call("LATENCY", "LATEST")]
 
 
-def measure(url: str, entries: int, *, own: bool, each: bool, packs: bool) -> dict[str, Any]:
-    """One run."""
+def measure(
+    url: str, entries: int, *, own: bool, each: bool, packs: bool, rewrite: bool = True
+) -> dict[str, Any]:
+    """One run; rewrite: a server of our own may rewrite its append-only file as it likes."""
     total = entries * PER_PACK if packs else entries
     keys = OwnKeys()
     stream, group = keys.stream("backlog"), keys.group()
@@ -85,10 +99,13 @@ def measure(url: str, entries: int, *, own: bool, each: bool, packs: bool) -> di
     connector = Connector(url)
     link = connector.link("backlog")
     try:
+        if own and not rewrite:
+            link.call("CONFIG", "SET", "auto-aof-rewrite-percentage", 0)
         leave_behind(link, stream, group, entries, packs=packs)
         link.call("SET", total_key, total)
         if own:
             watch_closely(link)
+        forked_before = forks(link)["forks"]
         with processes(url) as start:
             prober = start("probe", stop_key=stop_key)
             prober.line()
@@ -103,6 +120,7 @@ def measure(url: str, entries: int, *, own: bool, each: bool, packs: bool) -> di
             found = worker.result()
             link.call("SET", stop_key, 1)
             stalls = prober.result()
+            forked = forks(link)
         groups = [pairs(one) for one in link.call("XINFO", "GROUPS", stream)]
         return {
             "server": connector.capabilities().durability_line(),
@@ -117,6 +135,8 @@ def measure(url: str, entries: int, *, own: bool, each: bool, packs: bool) -> di
             "stall_p99_ms": stalls["p99_ms"],
             "stall_p99.9_ms": stalls["p99.9_ms"],
             "stall_most_ms": stalls["p100_ms"],
+            "forks": forked["forks"] - forked_before,
+            "last_fork_ms": forked["last_fork_ms"],
             "slow": slow_log(link) if own else [],
             "latency": latency_events(link) if own else [],
             "pending": sum(one["pending"] for one in groups),
@@ -139,6 +159,9 @@ def show(found: dict[str, Any]) -> None:
         f"others waited           {found['stall_most_ms']:.1f} ms at most, {found['stall_p99.9_ms']:.1f} ms at p99.9, "
         f"{found['stall_p99_ms']:.1f} ms at p99 of {found['pings']:,} pings"
     )
+    print(
+        f"server forked           {found['forks']} times; the last fork took {found['last_fork_ms']:.1f} ms"
+    )
     for slow in found["slow"][:8]:
         print(
             f"server's slow log       {slow['most_ms']:,.1f} ms at most, {slow['times']} times: {slow['command']}"
@@ -157,9 +180,21 @@ def main(args: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--batch", action="store_true", help="a handler of batches; default: of single events"
     )
+    options.add_argument(
+        "--no-rewrite",
+        action="store_true",
+        help="an own server does not rewrite its append-only file meanwhile",
+    )
     given = options.parse_args(args)
     with server(given.url, given.server) as url:
-        found = measure(url, given.entries, own=given.url is None, each=not given.batch, packs=given.packs)
+        found = measure(
+            url,
+            given.entries,
+            own=given.url is None,
+            each=not given.batch,
+            packs=given.packs,
+            rewrite=not given.no_rewrite,
+        )
     print(json.dumps(found, indent=2)) if given.output == "json" else show(found)
     return 0 if found["right"] and not found["pending"] else 1
 

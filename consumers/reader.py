@@ -70,6 +70,7 @@ class Reader:
         self._dispatch = dispatch
         self._settler = settler
         self._block_ms = block_ms
+        self._refs = {ref.key.encode(): ref for ref in state.refs}
         self._turns = turns
         self._mine = True
         """It is still this reader's turn."""
@@ -248,11 +249,12 @@ class Reader:
         state = self._state
         entries = parse_read(reply)
         now, count = now_ms(), 0
-        for ref in state.refs:
-            read = Held.read(ref, entries.get(ref.key.encode(), ()), token, now)
-            if not read:
+        for key, ref in self._refs.items():
+            rows = entries.get(key)
+            if not rows:
                 state.again_suspects = state.again_suspects and not ref.again  # all read
                 continue
+            read = Held.read(ref, rows, token, now)
             count += len(read)
             with state.lock:
                 if state.window.holds_any(ref, [held.entry_id for held in read]):
