@@ -269,8 +269,10 @@ class Sender:
         intake.room = max(room, 0) * PARTS
 
     def _take_in(self, now: float, *, only_full: bool = False) -> None:
-        """Move what lies in the intake into the outbox. With the lock held, and by the producer's thread alone: nothing
-        can interrupt that."""
+        """Move what lies in the intake into the outbox. With the lock held.
+
+        By the producer's thread alone, where no signal handler can raise in the midst of it, or when it is to end.
+        """
         if not self.intake.entries:
             return
         for stream, chunk, is_new in self.intake.take(now, only_full=only_full):
