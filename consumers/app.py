@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
+from consumers.route import Route
 from consumers.running import Lifespan, LoopThread, Running, entered
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import NotFoundError, UsageError
+from pipeline.keys import StreamKeys
 from pipeline.observe.log import get_logger, log_to_stderr
 from pipeline.options import Retry, consumer_options
 from pipeline.server.connect import Connector
@@ -111,6 +113,29 @@ class Pipeline:
             return handler
 
         return declare
+
+    def route(
+        self, stream: str, *, to: str, types: Collection[str] = (), group: str | None = None, **options: Any
+    ) -> None:
+        """Have events of `stream` go on to the stream `to`, each once, as they are: `app.route("orders", to="mail")`.
+
+        Args:
+            types: only those of these types ("order.mail.*"). group: of `stream`; default: `to-<to>`.
+            options: see ConsumerOptions ("start", "retry", "concurrency", …).
+
+        Raises:
+            UsageError: a name or option that cannot be, or `to` is `stream`.
+        """
+        StreamKeys(self.stream_name(to))
+        self.add(
+            ConsumerSpec(
+                stream=self.stream_name(stream),
+                group=group or f"to-{to}",
+                handler=Route(stream, to),
+                options=consumer_options(types=types or None, **options),
+                namespace=self.namespace,
+            )
+        )
 
     def add(self, spec: ConsumerSpec) -> None:
         """Declare a consumer that is not a decorated function.

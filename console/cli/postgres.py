@@ -30,7 +30,7 @@ _OUTBOX = click.option(
 )
 
 
-@verb.command("ddl", cls=Verb, examples=[("millstream postgres ddl > tables.sql", "for a migration")])
+@verb.command("ddl", cls=Verb, examples=[("millstream postgres ddl", "the statements, for a migration")])
 @_INBOX
 @_OUTBOX
 @click.pass_obj
