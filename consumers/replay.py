@@ -1,187 +1,337 @@
-"""Replay: gives a group a selection of history again, through its own `again` stream; other groups see nothing.
+"""Replay: gives one group a selection of history again, through its own `again` stream; other groups see nothing.
 
-Pending entries that their consumer abandoned are moved (added and acknowledged in one step). A range is copied, a
-bounded distance ahead of the group, with the position written by the script that adds: what a lost reply hides is
-found out, not repeated.
+A range of the stream is copied, with the record of how far it has come written by the script that adds; pending
+entries and dead letters are moved, each in one step. So whatever is interrupted, killed or repeated hands over nothing
+twice that the server has confirmed.
 """
 
 import secrets
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
 
-from pipeline.envelope import Again, again_fields
-from pipeline.errors import DecodeError, NotConnectedError, UnknownFormatError
-from pipeline.keys import GroupRef, StreamKeys
-from pipeline.position import after
-from pipeline.server.connect import Connector, Link
-from pipeline.server.groups import MAX_IDS, Move, MovedEntry, feed, move_command, pending_of
-from pipeline.server.replies import Fields, parse_entries, text
-from pipeline.server.scripts import script
-from pipeline.wire import decode_entry, encode_again
+from consumers import replay_dead, replay_pending
+from consumers.persistent import Persistent
+from consumers.replay_history import Counting, counted, steps
+from consumers.replay_throttle import TellProgress, Throttle
+from pipeline.errors import MillstreamError, NoSuchGroupError, NotFoundError, UsageError
+from pipeline.keys import GroupRef, StreamKeys, check_name
+from pipeline.position import after, before, parse_entry_id, position_id
+from pipeline.replay_plan import ReplayDone, ReplayPlan
+from pipeline.replay_record import new_record, read_record
+from pipeline.selection import Selection
+from pipeline.server.connect import Connector
+from pipeline.server.groups import join
+from pipeline.server.overview import GroupFacts, StreamFacts, groups, server_ms, stream_facts
+from pipeline.server.replaying import Fed, feed, pending_span, stored_record, stored_records
+from pipeline.units import Duration, Rate, duration_ms, rate_per_s
 
-PAGE_ENTRIES = 200
-AHEAD_ENTRIES = 5_000
-"""A replay waits while the group has so many entries before it that are due again."""
-WAIT_S = 0.1
-FEED_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class RangePlan:
-    """What a replay of a range would do."""
-
-    entries: int
-    first_id: str
-    last_id: str
+PATIENCE = "1m"
+"""Trouble with the server is waited out for so long."""
 
 
-def check_group(link: Link, keys: StreamKeys, group: str) -> None:
-    """Raises NoSuchGroupError unless the group exists on the stream."""
-    link.call("XPENDING", keys.stream, group)
+class Replay:
+    """Replays of one group: planned, with all counts, before anything is done; then run.
 
-
-def plan_range(link: Link, keys: StreamKeys, group: str, start: str, end: str) -> RangePlan:
-    """Count the entries from `start` to `end` (entry ids, - and + for the ends), both included.
-
-    Raises:
-        NoSuchGroupError: no such group, so nobody to replay for.
+    Example:
+        with Replay("logs", "archive", url="redis://localhost:6379/0") as replay:
+            plan = replay.plan_range("-15m", types=["error.*"])
+            print(f"{plan.selected} of {plan.events} events; {plan.unread} of them were not read yet")
+            replay.run(plan, rate="500/s")
     """
-    check_group(link, keys, group)
-    count, first, last = 0, "", ""
-    for page in pages(link, keys.stream, start, end):
-        count += len(page)
-        first = first or text(page[0][0])
-        last = text(page[-1][0])
-    return RangePlan(count, first, last)
 
+    def __init__(
+        self, stream: str, group: str, *, url: str | None = None, connector: Connector | None = None
+    ) -> None:
+        """url: where the server is, else MILLSTREAM_URL, else REDIS_URL; connector: one to use, which stays open.
 
-def pages(link: Link, stream: str, start: str, end: str) -> Iterator[list[tuple[bytes, Fields]]]:
-    """Entries of a range, page by page."""
-    while True:
-        page = [
-            (i, f)
-            for i, f in parse_entries(link.call("XRANGE", stream, start, end, "COUNT", PAGE_ENTRIES))
-            if f
-        ]
-        if page:
-            yield page
-        if len(page) < PAGE_ENTRIES:
-            return
-        start = after(page[-1][0])
+        Raises:
+            UsageError: a name that cannot be. NoServerError: no address given or found.
+        """
+        self.keys = StreamKeys(stream)
+        self.group = check_name("group", group)
+        self._own = connector is None
+        self._connector = connector or Connector(url)
+        self._server = Persistent(self._connector, "replay")
 
+    def plan_range(
+        self,
+        start: str,
+        end: str = "end",
+        *,
+        types: tuple[str, ...] | list[str] = (),
+        keys: tuple[str, ...] | list[str] = (),
+        match: str = "",
+        again: bool = False,
+        counting: Counting | None = None,
+        names: tuple[str, str] = ("start", "end"),
+    ) -> ReplayPlan:
+        """What a replay of a range of the stream would hand over. Nothing is changed.
 
-def replay_range(
-    connector: Connector,
-    keys: StreamKeys,
-    group: str,
-    start: str,
-    end: str,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Give the group all entries from start to end again; how many events that was.
+        Args:
+            start, end: an entry id (it is included), start, end, -15m, or an ISO time (what came before it is the end).
+                end stands for what the stream holds now. types, keys, match: as of Selection.
+            again: events that `once=` would skip run again, too.
+            counting: told how many entries were looked at so far. names: what errors call start and end.
 
-    end should be an entry id that exists now ("+" would chase a stream that is being written). progress is called
-    with the events fed so far and how many entries wait in `again`. A broken connection is waited out.
-    """
-    replay = f"replay:{secrets.token_hex(8)}"
-    position, fed = start, 0
-    sent = ("", 0)  # position and events of the part whose answer is outstanding
-    link: Link | None = None
-    while True:
+        Raises:
+            NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position, or a range that is reversed or
+            holds no entry.
+        """
+        selection = Selection(types=types, keys=keys, match=match)
+        facts, group = self._facts()
+        now_ms = self._server.ask(server_ms)
+        first = position_id(start, now_ms, names[0])
+        first = after(facts.newest_id) if first == "$" else first
+        last = _last_id(end, position_id(end, now_ms, names[1]), facts.newest_id)
+        said = f"{names[0]}={start} {names[1]}={end}"
+        if parse_entry_id(first) > parse_entry_id(last) and end.strip() not in ("end", "$"):
+            asked = _last_id(end, position_id(end, now_ms, names[1]), first)
+            if parse_entry_id(first) > parse_entry_id(asked):
+                raise UsageError(f"{said}: the range is reversed: {first} comes after {asked}")
+        plan = ReplayPlan(
+            id=secrets.token_hex(8), source="range", first_id=first, last_id=last, selection=selection,
+            again=again, starts_at=_starts_at(facts, first), members=group.members,
+        )  # fmt: skip
+        if parse_entry_id(first) <= parse_entry_id(last):
+            plan = counted(
+                self._server, self.keys, self.group, plan, read_id=group.last_read_id, counting=counting
+            )
+        if not plan.entries:
+            holds = (
+                "is empty" if facts.first_id is None else f"holds entries {facts.first_id} to {facts.last_id}"
+            )
+            raise UsageError(f"{said}: the range holds no entry; stream {self.keys.stream!r} {holds}")
+        return plan
+
+    def plan_pending(
+        self,
+        *,
+        idle: Duration | None = None,
+        force: bool = False,
+        start: str = "start",
+        end: str = "end",
+        types: tuple[str, ...] | list[str] = (),
+        keys: tuple[str, ...] | list[str] = (),
+        match: str = "",
+        again: bool = False,
+        names: tuple[str, str, str] = ("start", "end", "idle"),
+    ) -> ReplayPlan:
+        """What of the group's pending entries would run again at once, instead of being taken over one by one.
+
+        Args:
+            idle: only what was left alone for so long; default: the group's claim_after. force: also what is being
+                handled just now, which then runs twice. The rest as of plan_range(); start and end are the entries
+                that the events were first appended in.
+
+        Raises:
+            NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position or duration, or an idle time
+            below claim_after without force.
+        """
+        selection = Selection(types=types, keys=keys, match=match)
+        facts, group = self._facts()
+        now_ms = self._server.ask(server_ms)
+        first = position_id(start, now_ms, names[0])
+        first = after(facts.newest_id) if first == "$" else first
+        plan = ReplayPlan(
+            id=secrets.token_hex(8), source="pending", first_id=first, selection=selection, again=again,
+            last_id=_last_id(end, position_id(end, now_ms, names[1]), facts.newest_id), members=group.members,
+            idle_ms=replay_pending.least_idle_ms(group, idle, force, names[2]),
+        )  # fmt: skip
+        return replay_pending.counted(self._server, self.keys, self.group, plan, group)
+
+    def plan_dead(
+        self,
+        *,
+        start: str = "start",
+        end: str = "end",
+        errors: tuple[str, ...] | list[str] = (),
+        types: tuple[str, ...] | list[str] = (),
+        keys: tuple[str, ...] | list[str] = (),
+        match: str = "",
+        again: bool = False,
+    ) -> ReplayPlan:
+        """What of the dead letters would run again, with all attempts before them. Arguments as of DeadLetters.find().
+
+        Raises:
+            NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position.
+        """
+        selection = Selection(types=types, keys=keys, match=match)
+        _, group = self._facts()
+        plan = ReplayPlan(
+            id=secrets.token_hex(8), source="dead", first_id=start, last_id=end, selection=selection,
+            again=again, errors=tuple(errors), members=group.members,
+        )  # fmt: skip
+        return replay_dead.counted(self._connector, self._server, self.keys, self.group, plan)
+
+    def resume(self, replay_id: str) -> ReplayPlan:
+        """The rest of a replay of a range that was interrupted; run() goes on with it.
+
+        Raises:
+            NotFoundError: the server keeps no such replay.
+            UsageError: it is one of another group.
+        """
+        stored = self._server.ask(lambda link: stored_record(link, self.keys, replay_id))
+        if not stored:
+            raise NotFoundError(
+                f"stream {self.keys.stream!r} has no replay {replay_id!r}; they are kept for seven days"
+            )
+        record = read_record(stored)
+        if record.group != self.group:
+            raise UsageError(f"replay {replay_id!r} is one for group {record.group!r}, not {self.group!r}")
+        return record.plan(members=self._facts()[1].members)
+
+    def unfinished(self) -> list[ReplayPlan]:
+        """Replays of ranges to this group that were interrupted or run just now, found among all keys of the server.
+
+        Raises:
+            NoSuchStreamError, NoSuchGroupError: there is none.
+        """
+        self._facts()
+        found = self._server.ask(lambda link: list(stored_records(link, self.keys)))
+        records = [read_record(stored) for stored in found]
+        mine = [one for one in records if one.group == self.group and not one.finished]
+        return [one.plan() for one in sorted(mine, key=lambda one: one.begun_ms)]
+
+    def run(
+        self,
+        plan: ReplayPlan,
+        *,
+        rate: Rate | None = None,
+        patience: Duration = PATIENCE,
+        progress: TellProgress | None = None,
+    ) -> ReplayDone:
+        """Hand over what was planned; for a range, also after an interruption: what was confirmed is not repeated.
+
+        Waits while the group has some thousands of entries before it that are due again. Whatever ends it, resume()
+        goes on with a range; pending entries and dead letters are planned anew.
+
+        Args:
+            rate: at most so many events a second, evenly, such as "500/s"; None: as fast as the server takes them.
+            patience: trouble with the server (away, out of memory, loading) is waited out for so long at a time.
+            progress: told how far it has come, at each step and while it waits.
+
+        Raises:
+            NotConnectedError, ServerRefusedError: trouble that lasted. NoSuchGroupError: the group was removed.
+            MillstreamError: the server has lost its data, or the replay's record.
+        """
+        per_s = None if rate is None else rate_per_s(rate)
+        self._server.patience_ms = duration_ms(patience, "patience")
+        throttle = Throttle(
+            self._server, self.keys, self.group, planned=plan.selected, handed_over=plan.handed_over,
+            rate=per_s, progress=progress,
+        )  # fmt: skip
         try:
-            if link is None or link.closed:
-                link = connector.wait_until_up(30_000)
-                stored = link.call("GET", keys.source(replay))
-                position = text(stored) if stored else position
-                if position == sent[0]:  # it was added, only the answer was lost
-                    fed += sent[1]
-                sent = ("", 0)
-            for page in pages(link, keys.stream, position, end):
-                while (waiting := int(link.call("XLEN", keys.again(group)))) >= AHEAD_ENTRIES:
-                    if progress:
-                        progress(fed, waiting)
-                    time.sleep(WAIT_S)
-                for part in _parts(page, keys.stream):
-                    upto = after(part[-1][0])
-                    sent = (upto, len(part))
-                    added, position = feed(
-                        link, keys, group, replay, position, upto, [fields for _, fields in part]
-                    )
-                    sent = ("", 0)
-                    if added:
-                        fed += len(part)
-                if progress:
-                    progress(fed, 0)
-            return fed
-        except NotConnectedError:
-            if link is not None:
-                link.close()
+            if plan.source == "range":
+                self._run_range(plan, throttle)
+            elif plan.source == "pending":
+                replay_pending.run(self._server, self.keys, self.group, plan, throttle)
+            else:
+                replay_dead.run(self._connector, self._server, self.keys, self.group, plan, throttle)
+        finally:
+            self._server.patience_ms, self._server.say = 0, _nothing
+        done = throttle.handed_over
+        return ReplayDone(id=plan.id, handed_over=done, fewer=max(plan.selected - done, 0))
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._server.close()
+        if self._own:
+            self._connector.close()
 
-def _parts(page: list[tuple[bytes, Fields]], stream: str) -> Iterator[list[tuple[bytes, Fields]]]:
-    """The events of a page as `again` entries, an entry's events kept together, cut to bounded calls."""
-    part: list[tuple[bytes, Fields]] = []
-    size = 0
-    for entry_id, fields in page:
-        copies = [(entry_id, copy) for copy in as_again(entry_id, fields, stream, "replay range")]
-        if part and (len(part) + len(copies) > MAX_IDS or size > FEED_BYTES):
-            yield part
-            part, size = [], 0
-        part += copies
-        size += sum(len(field) for _, copy in copies for field in copy)
-    if part:
-        yield part
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-def as_again(entry_id: bytes, fields: Fields, stream: str, why: str) -> list[Fields]:
-    """An entry as it goes to `again`: each event of a pack alone; what cannot be decoded as it is."""
+    def _facts(self) -> tuple[StreamFacts, GroupFacts]:
+        stream = self.keys.stream
+        facts = self._server.ask(lambda link: stream_facts(link, stream))
+        return facts, self._server.ask(lambda link: groups(link, stream, only=self.group))[0]
 
-    def envelope(index: int) -> Again:
-        return Again(
-            runs=0, crashes=0, stream=stream, entry_id=text(entry_id), index=index, first_failed_ms=0, why=why
+    def _run_range(self, plan: ReplayPlan, throttle: Throttle) -> None:
+        known = self._begun(plan)
+        while not (record := read_record(known)).finished:
+            throttle.handed_over = record.handed_over
+            for step in steps(self._server, self.keys.stream, record, throttle.most()):
+                throttle.before()
+                record = replace(
+                    record,
+                    next_id=step.next_id,
+                    next_index=step.next_index,
+                    handed_over=record.handed_over + len(step.events),
+                )
+                fed = self._feed(plan.id, known, record.text(), step.events)
+                if fed.record != record.text():
+                    # Another run of the same replay, or a server that lost its last writes: on from where it stands.
+                    known = self._stands(plan, fed, known)
+                    break
+                known = fed.record
+                throttle.after(
+                    len(step.events), step.size_bytes, handed_over=record.handed_over, waiting=fed.waiting
+                )
+        throttle.handed_over = record.handed_over
+
+    def _begun(self, plan: ReplayPlan) -> str:
+        """The record of the replay, which is there from now on."""
+        server, keys, group = self._server, self.keys, self.group
+        stored = server.ask(lambda link: stored_record(link, keys, plan.id))
+        if stored:
+            return stored
+        if plan.handed_over:
+            raise _lost(plan, plan.handed_over, plan.first_id)
+        # A group that a stranger made has no stream of its own yet, and none that is gone comes back by this.
+        server.ask(lambda link: pending_span(link, GroupRef(keys, group)))
+        server.ask(lambda link: join(link, keys, group, start="$", lost=False))
+        new = new_record(plan, group, server.ask(server_ms)).text()
+        fed = self._feed(plan.id, "", new, [])
+        return new if fed.added else self._stands(plan, fed, new)
+
+    def _feed(self, replay_id: str, known: str, new: str, events: list[list[bytes]]) -> Fed:
+        return self._server.ask(
+            lambda link: feed(link, self.keys, self.group, replay_id, before=known, after=new, entries=events)
         )
 
-    try:
-        entry = decode_entry(entry_id, fields)
-        if not entry.is_pack:
-            return [again_fields(envelope(0), fields)]
-        return [again_fields(envelope(i), encode_again(event)) for i, event in enumerate(entry.events)]
-    except (DecodeError, UnknownFormatError):
-        return [again_fields(envelope(0), fields)]
+    def _stands(self, plan: ReplayPlan, fed: Fed, known: str) -> str:
+        """The record that the server keeps in place of the one we know."""
+        if fed.record and fed.group_there:
+            return fed.record
+        record = read_record(known)
+        if fed.group_there and not record.handed_over:
+            return self._begun(plan)  # a server that lost its last second lost nothing else of it
+        if fed.record:
+            raise NoSuchGroupError(
+                f"group {self.group!r} of stream {self.keys.stream!r} was removed, with what had been handed over"
+            )
+        raise _lost(plan, record.handed_over, record.next_id)
 
 
-def abandoned(link: Link, keys: StreamKeys, group: str, min_idle_ms: int) -> int:
-    """How many pending entries of the stream are idle for min_idle_ms or longer."""
-    return sum(len(rows) for rows in _pending_pages(link, GroupRef(keys, group), min_idle_ms))
+def _lost(plan: ReplayPlan, handed_over: int, next_id: str) -> MillstreamError:
+    return MillstreamError(
+        f"the server has lost the record of replay {plan.id}: it was flushed, or came back without its data; "
+        f"up to {handed_over:,} events had been handed over, those before {next_id}; plan it anew from where it is due"
+    )
 
 
-def replay_pending(link: Link, keys: StreamKeys, group: str, *, min_idle_ms: int) -> int:
-    """Move pending entries idle for min_idle_ms or longer to `again`, to run at once; how many entries."""
-    ref = GroupRef(keys, group)
-    link.load(script("move"))
-    moved = 0
-    for rows in _pending_pages(link, ref, min_idle_ms):
-        entries = []
-        for entry_id, consumer, _, _ in rows:
-            found = parse_entries(link.call("XRANGE", keys.stream, entry_id, entry_id))
-            copies = as_again(entry_id, found[0][1] or [], keys.stream, "replay pending") if found else []
-            entries.append(MovedEntry(entry_id, consumer, [Move("again", copy) for copy in copies]))
-        moved += sum(
-            answer == 1 for answer in link.call(*move_command(ref, entries, min_idle_ms=max(min_idle_ms, 1)))
-        )
-    return moved
+def _last_id(written: str, position: str, newest_id: str) -> str:
+    """The last entry id meant: at most what the stream holds now, so that the end does not run away."""
+    if position == "$":
+        return newest_id
+    # A time means all before it; an entry id means that entry too.
+    last = position if written.strip() == position or not position.endswith("-0") else before(position)
+    return min(last, newest_id, key=parse_entry_id)
 
 
-def _pending_pages(
-    link: Link, ref: GroupRef, min_idle_ms: int
-) -> Iterator[list[tuple[bytes, str, int, int]]]:
-    start = "-"
-    while True:
-        rows = pending_of(link, ref, start=start, count=100, min_idle_ms=min_idle_ms)
-        if rows:
-            yield rows
-        if len(rows) < 100:
-            return
-        start = f"({text(rows[-1][0])}"
+def _starts_at(facts: StreamFacts, first: str) -> str:
+    """The stream's first entry, if older ones that are meant are gone; as far as the server tells."""
+    if facts.first_id is None or parse_entry_id(first) >= parse_entry_id(facts.first_id):
+        return ""
+    gone = facts.added is None or facts.added > facts.entries
+    return facts.first_id if gone else ""
+
+
+def _nothing(trouble: str) -> None:
+    """Nobody listens."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from consumers.dead_letters import DeadLetters
     from consumers.delivery import Delivery
     from consumers.postgres import PostgresInbox
+    from consumers.replay import Replay
     from consumers.testing import TestPipeline
     from pipeline.dead_event import Cause, DeadEvent
     from pipeline.envelope import DeadLetter
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.event import Event
     from pipeline.options import ConsumerOptions, ProducerOptions, Retry
     from pipeline.outcome import Later, Outcomes, Reject
+    from pipeline.replay_plan import ReplayDone, ReplayPlan, ReplayProgress
     from producers.async_producer import AsyncProducer
     from producers.logs import LogHandler, ship_logs
     from producers.producer import Producer
@@ -85,6 +87,10 @@ __all__ = [
     "ProducerOptions",
     "Receipt",
     "Reject",
+    "Replay",
+    "ReplayDone",
+    "ReplayPlan",
+    "ReplayProgress",
     "Retry",
     "SendError",
     "SendUnknownError",
@@ -119,6 +125,10 @@ _HOMES = {
     "ProducerOptions": "pipeline.options",
     "Receipt": "producers.receipt",
     "Reject": "pipeline.outcome",
+    "Replay": "consumers.replay",
+    "ReplayDone": "pipeline.replay_plan",
+    "ReplayPlan": "pipeline.replay_plan",
+    "ReplayProgress": "pipeline.replay_plan",
     "Retry": "pipeline.options",
     "TestPipeline": "consumers.testing",
     "relay_outbox": "producers.sources.postgres",

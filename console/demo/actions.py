@@ -5,10 +5,10 @@ import threading
 from console.demo.account import AccountWriter, Confirmed
 from console.demo.folder import GROUPS, STREAM
 from console.demo.stage import Stage
-from consumers.replay import replay_range
+from consumers.replay import Replay
 from pipeline.errors import MillstreamError
 from pipeline.event import Event
-from pipeline.keys import StreamKeys
+from pipeline.replay_plan import ReplayProgress
 from pipeline.server.overview import server_ms, stream_facts
 from pipeline.server.replies import text
 from pipeline.wire import encode_entry
@@ -97,13 +97,12 @@ class Actions:
     def _feed(self, start: str, end: str) -> None:
         line = self._say(f"you rewound {REWOUND} by a minute …")
 
-        def progress(fed: int, waiting: int) -> None:
-            line.text = f"you rewound {REWOUND} by a minute: {fed:,} events so far"
+        def progress(at: ReplayProgress) -> None:
+            line.text = f"you rewound {REWOUND} by a minute: {at.handed_over:,} events so far"
 
         try:
-            fed = replay_range(
-                self._stage.connector, StreamKeys(STREAM), REWOUND, start, end, progress=progress
-            )
+            with Replay(STREAM, REWOUND, connector=self._stage.connector) as replay:
+                fed = replay.run(replay.plan_range(start, end), progress=progress).handed_over
         except MillstreamError as error:
             line.text = f"rewinding {REWOUND} failed: {error}"
             return

@@ -19,8 +19,6 @@ from pipeline.server.scripts import Arg, script
 
 MAX_IDS = 500
 """Most entry ids in one script call, so that no call holds the server up."""
-REPLAY_KEPT_MS = 86_400_000
-"""The position of a replay is kept for a day after its last step, in ms."""
 FILTER_KEPT_MS = 3_600_000
 """What a member that died takes is still the group's for so long, in ms: another of its version may come."""
 Command = tuple[Arg, ...]
@@ -388,20 +386,3 @@ def fetch_own(
     """(entry id, fields, deliveries) of entries that are pending with us and that we never saw; at most MAX_IDS."""
     reply = link.run(script("fetch"), [ref.key], [ref.group, consumer, *ids])
     return [(entry_id, fields, deliveries) for entry_id, fields, deliveries in reply]
-
-
-def feed(
-    link: Link,
-    keys: StreamKeys,
-    group: str,
-    replay: str,
-    position: str,
-    upto: str,
-    entries: Sequence[Sequence[Arg]],
-) -> tuple[bool, str]:
-    """Add entries to `again` if the replay stands at `position`, which then becomes `upto`; (added, position now)."""
-    args: list[Arg] = [position, upto, REPLAY_KEPT_MS]
-    for fields in entries:
-        args += (len(fields), *fields)
-    reply = link.run(script("feed"), [keys.again(group), keys.source(replay)], args)
-    return reply[0] == 1, text(reply[1])

@@ -1,4 +1,4 @@
-"""The scripts group, duty, positions, retire and feed on a real server: what keeps a group alive and in its place."""
+"""The scripts group, duty, positions and retire on a real server: what keeps a group alive and in its place."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pipeline.breaker import Ended
 from pipeline.errors import NoSuchGroupError, WrongKeyTypeError
 from pipeline.position import before
 from pipeline.server.connect import Link
-from pipeline.server.groups import feed, pause, resume, retire, save_position
+from pipeline.server.groups import pause, resume, retire, save_position
 from tests.conftest import OwnServer
 from tests.server.grouped import Grouped
 from tests.until import until
@@ -326,31 +326,6 @@ def test_a_name_is_retired_from_a_destroyed_group_too(grouped: Grouped) -> None:
     grouped.link.call("XGROUP", "DESTROY", grouped.keys.stream, "g")
     assert retire(grouped.link, grouped.keys, "g", "old")
     assert grouped.link.call("HEXISTS", grouped.keys.members("g"), "old") == 0
-
-
-def test_a_replay_is_fed_once(grouped: Grouped) -> None:
-    """The position is written with the entries: a repeat after a lost reply is found out, and adds nothing."""
-
-    def step(position: str, upto: str, value: bytes) -> tuple[bool, str]:
-        return feed(
-            grouped.link, grouped.keys, "g", "replay:x", position, upto, [[b"a", value], [b"a", value]]
-        )
-
-    assert step("1-0", "5-0", b"1") == (True, "5-0")
-    assert step("1-0", "5-0", b"1") == (False, "5-0")
-    assert step("5-0", "9-0", b"2") == (True, "9-0")
-    values = [(fields or [])[1] for _, fields in grouped.entries(grouped.again.key)]
-    assert values == [b"1", b"1", b"2", b"2"]
-    assert grouped.link.call("PTTL", grouped.keys.source("replay:x")) > 0
-
-
-def test_a_replay_that_cannot_be_fed_keeps_its_place(grouped: Grouped) -> None:
-    """Refused as a whole: the position stays where it was."""
-    grouped.link.call("DEL", grouped.again.key)
-    grouped.link.call("SET", grouped.again.key, "something else")
-    with pytest.raises(WrongKeyTypeError):
-        feed(grouped.link, grouped.keys, "g", "replay:x", "1-0", "5-0", [[b"a", b"1"]])
-    assert grouped.link.call("EXISTS", grouped.keys.source("replay:x")) == 0
 
 
 def test_a_heartbeat_tells_what_ended_and_learns_of_the_last_hundred(link: Link, stream: str) -> None:
