@@ -258,7 +258,7 @@ class Ledger:
             gone.uncertain.update(keys)
             account.uncertain.discard((again, entry_id))
             return False
-        if deed.does(REPLAY_PENDING, group) and not again:
+        if deed.does(REPLAY_PENDING, group):
             if was.idle_ms < deed.min_idle_ms:
                 raise Broken(f"{where} was replayed although its consumer renewed it: {was}")
             gone.again.update(Copy(key, 0, 0) for key in keys)

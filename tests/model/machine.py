@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from consumers.replay import replay_pending, replay_range
-from pipeline.errors import MillstreamError, NotConnectedError, ServerRefusedError
+from consumers.replay import Replay
+from pipeline.errors import MillstreamError, NoSuchGroupError, NotConnectedError, ServerRefusedError
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.outcome import Kind
 from pipeline.position import parse_entry_id
@@ -308,8 +308,11 @@ class GroupMachine(RuleBasedStateMachine):
     @rule(group=GROUP)
     def replay_pending(self, group: str) -> None:
         """What was abandoned runs again at once."""
-        with contextlib.suppress(MillstreamError):
-            replay_pending(self.link, self.keys, group, min_idle_ms=CLAIM_AFTER_MS)
+        with (
+            contextlib.suppress(MillstreamError),
+            Replay(self.keys.stream, group, connector=self.connector) as replay,
+        ):
+            replay.run(replay.plan_pending(idle=CLAIM_AFTER_MS / 1_000, force=True), patience=0)
         self.check(Deed(frozenset((ledger.REPLAY_PENDING,)), group, min_idle_ms=CLAIM_AFTER_MS))
 
     @rule(group=GROUP, first=SMALL, count=SMALL, lost=st.integers(-1, 12))
@@ -319,9 +322,15 @@ class GroupMachine(RuleBasedStateMachine):
         if not entries or self.full or self.seen.groups[group].again is None:
             return
         connector = FickleConnector(self.server.address)
-        connector.lose_from = lost if lost > 0 else None
         try:
-            replay_range(connector, self.keys, group, entries[0], entries[-1])
+            with (
+                contextlib.suppress(NoSuchGroupError),
+                Replay(self.keys.stream, group, connector=connector) as replay,
+            ):
+                plan = replay.plan_range(entries[0], entries[-1])
+                replay.close()  # the next connection
+                connector.lose_from = lost if lost > 0 else None
+                replay.run(plan)
         finally:
             connector.close()
         may = frozenset((ledger.REPLAY_RANGE,))
