@@ -250,7 +250,7 @@ class Field:
                 held += sum(int(count) for name, count in summary[3] if f"-{worker.pid}-" in text(name))
         return held
 
-    def until_busy(self, workers: Sequence[Child], timeout_s: float = 10) -> None:
+    def until_busy(self, workers: Sequence[Child], timeout_s: float = 3) -> None:
         """Wait until one of them holds something; if none does in all that time, what follows hits nothing."""
         with contextlib.suppress(AssertionError):
             until(lambda: any(self.held_by(worker) for worker in workers), timeout_s, every_s=0.005)

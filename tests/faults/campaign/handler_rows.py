@@ -143,7 +143,7 @@ ROWS = (
         name="workers-hold-little",
         says="handlers are slower than what comes; no worker holds more than its window of 40 events",
         storm=hoard,
-        load=Load(rate=600, crews=crews("plain", "plain", work_ms=25, concurrency=8, window=40)),
+        load=Load(rate=600, crews=crews("plain", "plain", work_ms=25, concurrency=4, window=40)),
         demands=Demands(repeats=False, held=2 * 40),
     ),
     Row(

@@ -37,6 +37,15 @@ STEADY = Load(
         Crew(group="ledger", kinds=("plain",), options={"concurrency": 1, "work_ms": 0.2}, ordered=True),
     ),
 )
+LONG_RUNS = Load(
+    rate=300,
+    options={"plans": {"slow": 0.04}},
+    crews=(
+        Crew(group="audit", kinds=("plain", "async"), options={"slow_s": 1.2, "concurrency": 24}),
+        Crew(group="bill", kinds=("batch", "async"), obeys=True, options={"slow_s": 1.2, "concurrency": 24}),
+    ),
+)
+"""Something is always running that only renewals keep."""
 QUIET = Demands(repeats=False)
 
 
@@ -45,7 +54,7 @@ def kill_server(field: Field, rng: random.Random) -> None:
     field.until_confirmed(60)
     with field.fault("server killed", repeats=True, loses=True, risk_s=FILE_BEHIND_S):
         field.server.kill()
-        field.pause(rng.uniform(0, 0.5))
+        field.pause(rng.uniform(0, 1.6))  # beyond every lease, now and then
         field.server.start()
     field.until_confirmed(60)
 
@@ -55,7 +64,7 @@ def kill_strict_server(field: Field, rng: random.Random) -> None:
     field.until_confirmed(60)
     with field.fault("server killed"):
         field.server.kill()
-        field.pause(rng.uniform(0, 0.5))
+        field.pause(rng.uniform(0, 1.6))  # beyond every lease, now and then
         field.server.start()
     field.until_confirmed(60)
 
@@ -110,7 +119,7 @@ def too_few_replicas(field: Field, rng: random.Random) -> None:
     before = errors_of(field, "NOREPLICAS")
     with field.fault("too few replicas", lambda: errors_of(field, "NOREPLICAS") - before):
         configure(field, "min-replicas-to-write", 1)
-        field.pause(rng.uniform(0.2, 0.6))
+        field.pause(rng.uniform(0.2, 1.6))
         configure(field, "min-replicas-to-write", 0)
     field.until_confirmed(40)
 
@@ -298,7 +307,7 @@ ROWS = (
         name="too-few-replicas",
         says="all writes refused for a while (min-replicas-to-write), reads and settlements too",
         storm=too_few_replicas,
-        load=STEADY,
+        load=LONG_RUNS,
         demands=QUIET,
     ),
     Row(
@@ -343,14 +352,7 @@ ROWS = (
         says="the server's clock set forward by 2 to 15 s, back, and back beyond",
         storm=step_clock,
         site=clock_of_its_own,
-        load=Load(
-            rate=300,
-            options={"plans": {"slow": 0.03}},
-            crews=(
-                Crew(group="audit", kinds=("plain", "async"), options={"slow_s": 0.8, "concurrency": 16}),
-                Crew(group="bill", kinds=("batch", "async"), obeys=True, options={"slow_s": 0.8}),
-            ),
-        ),
+        load=LONG_RUNS,
         demands=QUIET,
         needs=lambda program: no_clock(),
     ),

@@ -40,6 +40,7 @@ _SPLIT = """\
                 self._split(held, held.all_events())
                 return False
 """
+_AFTER_SILENCE = "            if now - since_ms > state.claim_after_ms // RENEWED:\n"
 _WRITTEN = "            self._exchange.write(taken, now_ms())\n        return bool(taken)"
 _WRITTEN_AND_CONFIRMED = """\
             self._exchange.write(taken, now_ms())
@@ -256,7 +257,65 @@ _ALL = (
         "G4",
         "clock-stepped",
         ("unexplained",),
-        [(f"{LUA}take.lua", "if now_ms > tonumber(ARGV[7]) then", "if false then")],
+        [
+            (f"{LUA}take.lua", "if now_ms > tonumber(ARGV[7]) then", "if false then"),
+            ("pipeline/clock.py", "        if jumped:\n", "        if False:\n"),
+        ],
+    ),
+    Variant(
+        "silence-not-waited-out",
+        "G4",
+        "too-few-replicas",
+        ("unexplained",),
+        [("consumers/member.py", _AFTER_SILENCE, "            if False:\n")],
+    ),
+    Variant(
+        "restart-not-waited-out",
+        "G4",
+        "server-killed-fsync-always",
+        ("unexplained",),
+        [
+            ("consumers/member.py", _AFTER_SILENCE, "            if False:\n"),
+            (
+                "consumers/member.py",
+                "            self._run_id = run_id\n            state.clock.suspend(now_ms(), state.claim_after_ms)\n",
+                "            self._run_id = run_id\n",
+            ),
+        ],
+    ),
+    Variant(
+        "retry-dropped-when-refused",
+        "G6",
+        "out-of-memory",
+        ("lost",),
+        [(f"{LUA}promote.lua", "    if type(added) == 'table' then return added end\n", "")],
+    ),
+    Variant(
+        "suspects-in-any-company",
+        "G6",
+        "events-that-kill",
+        ("buried",),
+        [("pipeline/ladder.py", "return _COMPANY[crashes] if", "return None if")],
+    ),
+    Variant(
+        "duty-held-for-ever",
+        "G4",
+        "workers-killed",
+        ("late", "stuck"),
+        [
+            (
+                f"{LUA}duty.lua",
+                "redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[5])",
+                "redis.call('SET', KEYS[3], ARGV[2])",
+            )
+        ],
+    ),
+    Variant(
+        "fetched-as-another-run",
+        "G6",
+        "read-replies-swallowed",
+        ("miscounted",),
+        [(f"{LUA}fetch.lua", "math.max(held[1][4], 1)", "math.max(held[1][4], 1) + 1")],
     ),
 )
 
