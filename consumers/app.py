@@ -72,6 +72,9 @@ class Pipeline:
         once: bool | None = None,
         once_for: Duration | None = None,
         pause_above: float | None = None,
+        on_success: Callable[..., Any] | None = None,
+        on_retry: Callable[..., Any] | None = None,
+        on_dead: Callable[..., Any] | None = None,
         executor: str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated function a consumer of `stream` for `group`; the function itself stays as it is.
@@ -97,6 +100,9 @@ class Pipeline:
             once=once,
             once_for=once_for,
             pause_above=pause_above,
+            on_success=on_success,
+            on_retry=on_retry,
+            on_dead=on_dead,
             executor=executor,
         )
 

@@ -160,7 +160,7 @@ class Claimer:
         while True:
             self._dispatch.collect()
             with state.lock:
-                room = 0 if state.resting else max(self._room(len(state.settling), taken), 0)
+                room = 0 if state.resting or state.waiting else max(self._room(len(state.settling), taken), 0)
                 state.claiming = room + len(taken.entries) if taken else room
             if taken and not room:
                 return None

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from consumers.callbacks import Callbacks
 from consumers.claimer import Claimer
 from consumers.dispatch import Dispatch
 from consumers.executors import Executor
@@ -26,7 +27,7 @@ from consumers.thread_executor import ThreadExecutor
 from consumers.turns import Turns
 from consumers.window import Held, Window
 from pipeline.backoff import RECONNECT, Backoff
-from pipeline.declare import ConsumerSpec
+from pipeline.declare import CALLBACKS, ConsumerSpec
 from pipeline.errors import (
     MillstreamError,
     NoSuchGroupError,
@@ -98,6 +99,9 @@ class Member:
         self._inbox = Inbox(self.state, lambda: connector.link(f"{first.group} inbox"))
         self._dispatch = Dispatch(self.state, self._executors, self._inbox)
         self._settler = Settler(self.state)
+        wanted = any(getattr(o, name) is not None for o in options for name in CALLBACKS)
+        self._callbacks = Callbacks(self.state, specs, loop) if wanted else None
+        self.state.callbacks = self._callbacks
         self._membership = Membership(self.state, start=start)
         self._heartbeat = Heartbeat(self.state, self._dispatch)
         self._claimer = Claimer(self.state, self._dispatch, self._settler)
@@ -170,11 +174,17 @@ class Member:
         self._run_id, self.state.cluster = capabilities.run_id, capabilities.cluster_nodes > 0
         for thread in self._reader_threads:
             thread.start()
+        if self._callbacks is not None:
+            self._callbacks.start()
         self._duty_thread.start()
 
     def idle(self) -> bool:
         """Whether nothing is held: all that was read is settled."""
         return not self.state.finished and not len(self.state.window)
+
+    def told(self) -> bool:
+        """Whether callbacks were told of all that is settled."""
+        return self._callbacks is None or self._callbacks.idle()
 
     def stop(self, *, grace_ms: int | None = None) -> bool:
         """Stop reading, let handlers finish within grace, settle, hand back what did not start, and leave.
@@ -204,6 +214,8 @@ class Member:
         for _, executor in self._executors:
             executor.close()
         self._inbox.close()
+        if self._callbacks is not None:
+            self._callbacks.close(max(deadline_s - time.monotonic(), LEAVE_S))
         for one in (self, self._promoter):
             self._trouble.left(one)
         return self.idle()

@@ -220,7 +220,7 @@ class Reader:
     def _room(self, settlements: Sequence[Settlement] = ()) -> int:
         """How many entries may be read once these settlements are carried out."""
         state = self._state
-        if state.pause is not None:
+        if state.waiting:
             return 0
         with state.lock:
             coming = sum(one.room for one in self._under_way)

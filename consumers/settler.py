@@ -249,6 +249,8 @@ class Settler:
         events = state.window.remove_all(held)
         self._finished += events
         state.counts.done += events
+        if state.callbacks is not None:
+            state.callbacks.settled(held)
         if state.passed:
             for one in held:
                 state.passed.pop(one, None)
@@ -263,6 +265,8 @@ class Settler:
             return None
         for one, answer in zip(held, answers, strict=False):
             if answer in (1, 2):
+                if state.callbacks is not None:
+                    state.callbacks.moved(one, done_here=answer == 1)
                 self._done(one)
                 state.counts.settled += 1
                 for move in one.moves:

@@ -6,8 +6,9 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from consumers.executors import Finished
 from consumers.tokens import Tokens
@@ -20,6 +21,19 @@ from pipeline.filters import GroupFilter
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.observe.log import Limited, get_logger
 from pipeline.pause import Pause
+
+
+class Callbacks(Protocol):
+    """See callbacks.Callbacks."""
+
+    def settled(self, held: Sequence[Held]) -> None:
+        """These entries are acknowledged."""
+
+    def moved(self, held: Held, *, done_here: bool) -> None:
+        """This entry is settled, its events are where its moves say."""
+
+    def full(self) -> bool:
+        """Whether too much is to be told for more to be read."""
 
 
 def now_ms() -> int:
@@ -48,6 +62,8 @@ class Counts:
     """Dead letters."""
     rejected: int = 0
     """Of those, the ones that a handler rejected."""
+    callbacks_failed: int = 0
+    """Callbacks that raised."""
     handed_back: int = 0
     emitted: int = 0
     filtered: int = 0
@@ -108,6 +124,8 @@ class MemberState:
     """What of it the group was told of: how many events have ended, and died."""
     pause: Pause | None = None
     """The group is paused, as last heard of: nothing is read, claimed or promoted."""
+    callbacks: Callbacks | None = None
+    """Whom to tell of what was settled; None if nobody wants to know."""
     reader_wake: threading.Event = field(default_factory=threading.Event)
     duty_wake: threading.Event = field(default_factory=threading.Event)
     back: threading.Event = field(default_factory=threading.Event)
@@ -156,6 +174,11 @@ class MemberState:
     def resting(self) -> bool:
         """Nothing new is started: what did not start is handed back."""
         return self.pause is not None or self.stop_asked.is_set()
+
+    @property
+    def waiting(self) -> bool:
+        """Nothing more is read or claimed for now: the group is paused, or callbacks do not keep up."""
+        return self.pause is not None or (self.callbacks is not None and self.callbacks.full())
 
     def ended(self) -> Ended:
         """Events that have ended with this member, since its start."""

@@ -144,7 +144,7 @@ class TestPipeline:
     def _idle(self) -> bool:
         # In one transaction: an event that fails goes from pending to the retries, from there to `again`, and round.
         return all(self._drained(spec) for spec in self._groups()) and all(
-            member.idle() for member in self._running.members
+            member.idle() and member.told() for member in self._running.members
         )
 
     def _drained(self, spec: ConsumerSpec) -> bool:

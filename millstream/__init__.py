@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from pipeline.event import Event
     from pipeline.options import ConsumerOptions, ProducerOptions, Retry
-    from pipeline.outcome import Later, Outcomes, Reject
+    from pipeline.outcome import Later, Outcome, Outcomes, Reject
     from pipeline.replay_plan import ReplayDone, ReplayPlan, ReplayProgress
     from producers.async_producer import AsyncProducer
     from producers.logs import LogHandler, ship_logs
@@ -79,6 +79,7 @@ __all__ = [
     "NotConfirmed",
     "NotConnectedError",
     "NotFoundError",
+    "Outcome",
     "Outcomes",
     "Pipeline",
     "PostgresInbox",
@@ -117,6 +118,7 @@ _HOMES = {
     "Event": "pipeline.event",
     "Later": "pipeline.outcome",
     "LogHandler": "producers.logs",
+    "Outcome": "pipeline.outcome",
     "Outcomes": "pipeline.outcome",
     "Pipeline": "consumers.app",
     "PostgresInbox": "consumers.postgres",

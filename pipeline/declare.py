@@ -13,6 +13,12 @@ from pipeline.options import ConsumerOptions
 
 ASYNC_CONCURRENCY = 64
 THREADS = 8
+CALLBACKS = {
+    "on_success": ("event", "delivery"),
+    "on_retry": ("event", "delivery", "outcome"),
+    "on_dead": ("event", "letter"),
+}
+"""Options that are called, and with what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,23 @@ class ConsumerSpec:
             )
         if self.options.batch and count == 2:
             raise UsageError(f"batch handler {self.name} takes 2 arguments; it takes one, the list of events")
+        for name, given in CALLBACKS.items():
+            callback = getattr(self.options, name)
+            if callback is None:
+                continue
+            if not callable(callback):
+                raise UsageError(
+                    f"{name} of handler {self.name} is a {type(callback).__name__}, not a function"
+                )
+            if _positional(callback) not in (None, len(given)):
+                raise UsageError(
+                    f"{name} of handler {self.name} takes {_positional(callback)} arguments; it is given "
+                    f"{len(given)}: {', '.join(given)}"
+                )
+            if _is_async(callback) and not self.is_async:
+                raise UsageError(
+                    f"{name} of handler {self.name} is async and the handler is not: there is no event loop for it"
+                )
 
     @property
     def name(self) -> str:
@@ -64,8 +87,7 @@ class ConsumerSpec:
     @property
     def is_async(self) -> bool:
         """Whether the handler is a coroutine function."""
-        call = getattr(self.handler, "__call__", None)  # noqa: B004 - an object with an async __call__
-        return inspect.iscoroutinefunction(self.handler) or inspect.iscoroutinefunction(call)
+        return _is_async(self.handler)
 
     @property
     def wants_delivery(self) -> bool:
@@ -80,6 +102,11 @@ class ConsumerSpec:
         if self.options.batch:
             return 1
         return ASYNC_CONCURRENCY if self.is_async else THREADS
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    call = getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def _positional(handler: Callable[..., Any]) -> int | None:

@@ -4,7 +4,7 @@ What people type ("30s", "16MB") is turned into integers (ms, bytes) by the `of(
 the fields themselves hold integers, named by their unit.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -162,6 +162,12 @@ class ConsumerOptions:
     pause_above: float = 0.5
     """Share of the group's last 100 events that, if more of them became dead letters (but for Reject), pauses the group
     until `millstream group resume`; 1: never. The smallest of a member's handlers holds."""
+    on_success: Callable[..., Any] | None = None
+    """Called with (event, delivery) after an event that its handler was done with is acknowledged; at most once."""
+    on_retry: Callable[..., Any] | None = None
+    """Called with (event, delivery, outcome) after a failed event was put off until its next run; at most once each."""
+    on_dead: Callable[..., Any] | None = None
+    """Called with (event, letter) after a dead letter was written, event None if it cannot be read; at most once."""
     executor: str = "threads"
     """Where plain handlers run: threads, or inline (one after the other in the member's own thread)."""
 

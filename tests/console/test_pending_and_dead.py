@@ -1,5 +1,9 @@
 """millstream pending and dead: what is stuck and what died, with all that is known about why."""
 
+import shlex
+import signal
+import subprocess
+
 import pytest
 
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields
@@ -9,7 +13,8 @@ from pipeline.server.connect import Link
 from pipeline.server.groups import join
 from pipeline.wire import decode_entry as decoded
 from pipeline.wire import encode_again, encode_entry
-from tests.console.command import here
+from tests.console.command import here, started
+from tests.until import until
 
 
 @pytest.fixture
@@ -79,15 +84,23 @@ def test_a_pending_entry_is_shown_with_its_events(motley: str, held: list[str], 
     assert here("pending", "show", motley, "g", "10001-0", url=url).code == 3
 
 
-def letters(link: Link, stream: str, count: int) -> list[str]:
+def letters(
+    link: Link,
+    stream: str,
+    count: int,
+    *,
+    error: str = "Reject",
+    reason: str = "",
+    type: str = "order.placed",  # noqa: A002 - the word of Event
+) -> list[str]:
     """Dead letters of group `g`: the first of them, an event of a pack; their ids."""
     ids = []
     for n in range(count):
-        event = Event({"n": n}, type="order.placed", key="c-1")
+        event = Event({"n": n}, type=type, key="c-1")
         entry = decoded(b"20000-0", encode_entry(event, producer="p", number=n))
         letter = DeadLetter(
-            reason=f"no\x1b[31m order {n}",
-            error="Reject",
+            reason=reason or f"no\x1b[31m order {n}",
+            error=error,
             message="no",
             traceback='Traceback\n  File "x.py"\n\x1b[2JValueError: no',
             attempts=2,
@@ -106,10 +119,12 @@ def letters(link: Link, stream: str, count: int) -> list[str]:
     return ids
 
 
-def test_dead_letters_are_listed_newest_last(motley: str, held: list[str], url: str, link: Link) -> None:
+def test_dead_letters_are_listed_one_by_one_newest_last(
+    motley: str, held: list[str], url: str, link: Link
+) -> None:
     """With what died, why, and after how many runs; older ones on request."""
     ids = letters(link, motley, 5)
-    rows = here("dead", motley, "g", "--json", url=url).json
+    rows = here("dead", motley, "g", "--each", "--json", url=url).json
     assert [row["dead_id"] for row in rows] == ids
     assert (rows[0]["event_id"], rows[0]["type"], rows[0]["key"], rows[0]["attempts"]) == (
         "p-0",
@@ -117,15 +132,121 @@ def test_dead_letters_are_listed_newest_last(motley: str, held: list[str], url: 
         "c-1",
         2,
     )
-    few = here("dead", motley, "g", "--limit", "2", "--json", url=url)
+    few = here("dead", motley, "g", "--each", "--limit", "2", "--json", url=url)
     assert [row["dead_id"] for row in few.json] == ids[3:]
     assert "there are older ones" in few.err
-    first = here("dead", motley, "g", "--from", "start", "--limit", "2", "--json", url=url)
+    first = here("dead", motley, "g", "--each", "--since", "start", "--limit", "2", "--json", url=url)
     assert [row["dead_id"] for row in first.json] == ids[:2]
     assert "there are more" in first.err
-    table = here("dead", "ls", motley, "g", url=url).out
+    some = here("dead", motley, "g", "--each", "--match", '/"n": [13]/', "--json", url=url).json
+    assert [row["dead_id"] for row in some] == [ids[1], ids[3]]
+    assert (
+        here("dead", motley, "g", "--each", "--since", ids[2], "--until", ids[3], url=url).out.count("order.")
+        == 2
+    )
+    table = here("dead", "ls", motley, "g", "--each", url=url).out
     assert r"no\x1b[31m order 0" in table
     assert "\x1b" not in table
+    assert here("dead", motley, "--each", url=url).code == 2
+
+
+def test_dead_letters_are_grouped_by_why_they_died(
+    motley: str, held: list[str], url: str, link: Link
+) -> None:
+    """Of one group, of all groups of a stream, of all streams; the most frequent first, with an example."""
+    ids = letters(link, motley, 5)
+    other = letters(link, motley, 1, error="TimeoutError", reason="bank: 30 s", type="order.paid")[0]
+    rows = here("dead", motley, "g", "--json", url=url).json
+    assert [
+        (row["error"], row["count"], row["first_id"], row["last_id"], row["example"]) for row in rows
+    ] == [
+        ("Reject", 5, ids[0], ids[4], "no\x1b[31m order 4"),
+        ("TimeoutError", 1, other, other, "bank: 30 s"),
+    ]
+    table = here("dead", motley, "g", url=url).out
+    assert len(table.splitlines()) == 3
+    assert "\x1b" not in table
+    for chosen in (("--error", "*Timeout*"), ("--type", "*.paid"), ("--since", other)):
+        (row,) = here("dead", motley, "g", *chosen, "--json", url=url).json
+        assert row["error"] == "TimeoutError"
+    assert here("dead", motley, "g", "--error", "KeyError", "--json", url=url).json == []
+    for where in ((motley,), ()):
+        mine = [row for row in here("dead", *where, "--json", url=url).json if row["stream"] == motley]
+        assert [(row["group"], row["count"]) for row in mine] == [("g", 5), ("g", 1)]
+
+
+def test_dead_letters_run_again_after_consent(motley: str, held: list[str], url: str, link: Link) -> None:
+    """By id, by filter, or all; what is planned is said; without a word on which, nothing is done."""
+    ids = letters(link, motley, 6)
+    letters(link, motley, 2, error="TimeoutError")
+    again = StreamKeys(motley).again("g")
+    assert here("dead", "retry", motley, "g", url=url).code == 2
+    assert here("dead", "retry", motley, "g", ids[0], "--all", url=url).code == 2
+    refused = here("dead", "retry", motley, "g", "--error", "Time*", url=url)
+    assert (refused.code, link.call("XLEN", again)) == (6, 0)
+    assert "2 dead letters of group g" in refused.err
+    assert "TimeoutError: no" in refused.err
+    assert "no member of group g is alive" in refused.err
+    one = here("dead", "retry", motley, "g", ids[0], ids[1], "--execute", "--json", url=url).json
+    assert (one["letters"], one["retried"]) == (2, 2)
+    some = here(
+        "dead", "retry", motley, "g", "--match", '/"n": [23]/', "--type", "order.*", "--execute", url=url
+    )
+    assert (some.code, link.call("XLEN", again)) == (0, 4)
+    link.call("XADD", StreamKeys(motley).dead("g"), "*", "foreign", "x")
+    rest = here("dead", "retry", motley, "g", "--all", "--rate", "1000/s", "--execute", "--json", url=url)
+    assert (rest.json["letters"], rest.json["retried"]) == (5, 4)
+    assert "1 letter not written by Millstream" in rest.err
+    assert link.call("XLEN", again) == 8
+    assert here("dead", "retry", motley, "g", ids[0], "--execute", url=url).code == 3
+    assert here("dead", "drop", motley, "g", "--all", "--execute", "--json", url=url).json["dropped"] == 1
+    assert "nothing to retry" in here("dead", "retry", motley, "g", "--all", url=url).out
+    assert here("dead", "retry", motley, "nobody", "--all", url=url).code == 3
+
+
+def test_dead_letters_are_dropped_after_consent(motley: str, held: list[str], url: str, link: Link) -> None:
+    """For good: none runs again."""
+    ids = letters(link, motley, 4)
+    key = StreamKeys(motley).dead("g")
+    assert here("dead", "drop", motley, "g", "--until", ids[1], url=url).code == 6
+    done = here("dead", "drop", motley, "g", "--until", ids[1], "--execute", "--json", url=url).json
+    assert (done["letters"], done["dropped"], link.call("XLEN", key)) == (2, 2, 2)
+    assert here("dead", "drop", motley, "g", "--all", "--execute", url=url).code == 0
+    assert link.call("XLEN", key) == link.call("XLEN", StreamKeys(motley).again("g")) == 0
+
+
+def test_a_retry_that_is_interrupted_says_how_to_go_on(
+    motley: str, held: list[str], url: str, link: Link
+) -> None:
+    """And that repeats nothing: what was moved is no dead letter any more."""
+    ids = letters(link, motley, 200)
+    keys = StreamKeys(motley)
+    process = started(
+        "dead", "retry", motley, "g", "--error", "Rej*", "--rate", "40/s", "--execute", url=url,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    until(lambda: link.call("XLEN", keys.again("g")) > 5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    moved = link.call("XLEN", keys.again("g"))
+    assert moved + link.call("XLEN", keys.dead("g")) == 200
+    (line,) = [line for line in said.decode().splitlines() if "go on with: " in line]
+    words = shlex.split(line.split("go on with: ")[1])
+    assert words == [
+        "millstream",
+        "dead",
+        "retry",
+        motley,
+        "g",
+        "--error",
+        "Rej*",
+        "--until",
+        ids[-1],
+        "--execute",
+    ]
+    assert here(*words[1:], url=url).code == 0
+    assert (link.call("XLEN", keys.again("g")), link.call("XLEN", keys.dead("g"))) == (200, 0)
 
 
 def test_a_dead_letter_tells_all_it_knows(motley: str, held: list[str], url: str, link: Link) -> None:
@@ -144,6 +265,8 @@ def test_a_dead_letter_tells_all_it_knows(motley: str, held: list[str], url: str
     assert (shown["crashes"], shown["host"], shown["index"]) == (1, "h", 1)
     assert shown["traceback"].startswith("Traceback\n")
     assert shown["events"][0]["data"] == {"n": 1}
+    assert shown["raw"][:1] == ["h"]
+    assert "raw h  " in ran.out
     assert here("dead", "show", motley, "g", "--json", url=url).json["dead_id"] == dead_id
     assert here("dead", "show", motley, "g", "10001-0", url=url).code == 3
 
@@ -155,7 +278,7 @@ def test_what_is_no_dead_letter_is_shown_all_the_same(
     key = StreamKeys(motley).dead("g")
     for fields in ([b"foreign", b"\xff"], [b"d", b"\xc1"], [b"d", b"\x81\xa7version\x7f"]):
         link.call("XADD", key, "*", *fields)
-    rows = here("dead", motley, "g", "--json", url=url).json
+    rows = here("dead", motley, "g", "--each", "--json", url=url).json
     assert [row["reason"] for row in rows] == ["not a dead letter of Millstream's"] * 3
     for row in rows:
         assert here("dead", "show", motley, "g", row["dead_id"], url=url).code == 0
