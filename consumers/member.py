@@ -54,6 +54,8 @@ PROMOTE_AGAIN_MS = 1_000
 """A server that is out of memory is asked so much later to promote what is due, in ms."""
 RENEWED = 3
 """What is held is renewed this often within claim_after: for a part of it nothing comes amiss."""
+LOG_IN_S = 30.0
+"""A password that is kept in a file may be refused for so long before the member ends: it is being changed."""
 LEAVE_S = 2.0
 """Settling and leaving may take so long at the end, in s, even if grace is used up."""
 
@@ -265,7 +267,7 @@ class Member:
         """Do one thread's work over a link, and over a new one after each failure, until it is over."""
         state = self.state
         link: Link | None = None
-        failures = 0
+        failures, denied_s = 0, 0.0
         while not over.is_set():
             begun_s, done = time.monotonic(), state.counts.read + state.counts.settled
             try:
@@ -278,6 +280,10 @@ class Member:
                     link.close()
             except MillstreamError as error:
                 reaction = row_of(error).member
+                if reaction is Reaction.LOG_IN and self._connector.may_log_in_anew:
+                    denied_s = denied_s or time.monotonic()
+                    if time.monotonic() - denied_s < LOG_IN_S:
+                        reaction = Reaction.WAIT
                 if reaction not in (Reaction.WAIT, Reaction.ELSEWHERE, Reaction.TEACH):  # no waiting mends it
                     state.fail(self._named(link, error))
                     break
@@ -294,6 +300,7 @@ class Member:
             # What was read or settled meanwhile shows that the server can be worked with: only a dead one is spared.
             worked = state.counts.read + state.counts.settled > done or time.monotonic() - begun_s > STEADY_S
             failures = 1 if worked else failures + 1
+            denied_s = 0.0 if worked else denied_s
             wait_s = RECONNECT.wait_ms(failures) / 1_000
             if purpose == "duty":  # back in time to renew what is held, as soon as that can be done
                 over.wait(min(wait_s, state.claim_after_ms / RENEWED / 1_000))

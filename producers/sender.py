@@ -651,7 +651,10 @@ class Sender:
         self._tries += 1
         self._broken += 1
         self._why = str(error)
-        passing = isinstance(error, NotConnectedError) or getattr(error, "passing", False)
+        row = row_of(error)
+        passing = row.passing or (
+            row.producer is Reaction.LOG_IN and self._exchange.connector.may_log_in_anew
+        )
         self._connect_at_ms = now_ms() + RECONNECT.wait_ms(self._tries)
         with self._lock:
             self.outbox.lost()

@@ -14,6 +14,8 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import hiredis
@@ -385,9 +387,35 @@ class Connector:
             if embedded is not None and self._pid == os.getpid():
                 embedded.close()
 
+    @property
+    def may_log_in_anew(self) -> bool:
+        """Whether a password that was refused may be another by the next try: it is kept in a file."""
+        return self.address.password_file is not None
+
     def _open(self, purpose: str, timeout_ms: int) -> Link:
+        password = self._password()
+        try:
+            return self._connected(purpose, timeout_ms, password)
+        except AccessDeniedError:
+            anew = self._password()
+            if anew == password:
+                raise
+            return self._connected(purpose, timeout_ms, anew)  # it was changed in between
+
+    def _password(self) -> str | None:
+        """The password as it is now."""
+        file = self.address.password_file
+        if file is None:
+            return self.address.password
+        try:
+            return Path(file).read_text(encoding="utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise AccessDeniedError(f"{self.shown}: password_file={file!r} cannot be read: {error}") from None
+
+    def _connected(self, purpose: str, timeout_ms: int, password: str | None) -> Link:
+        address = replace(self._reach(), password=password)
         connection = self._connection(
-            self._reach(), f"{self._name}:{purpose}" if purpose else self._name, timeout_ms
+            address, f"{self._name}:{purpose}" if purpose else self._name, timeout_ms
         )
         try:
             connection.connect()

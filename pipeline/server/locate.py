@@ -44,6 +44,8 @@ class Address:
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+    """A file that holds the password; read for each connection, so that a password may be changed while we run."""
     tls: bool = False
     ca_file: str | None = None
     """Certificates to trust (PEM); None means those of the system."""
@@ -173,9 +175,16 @@ class _Reading:
         db = self._db("")
         username = self.options.pop("username", self.username)
         password = self.options.pop("password", self.password)
-        self._nothing_left("db", "username", "password")
-        path = unquote(self.path)
-        return Address(kind="unix", path=path, db=db, username=username or None, password=password or None)
+        file = self._password_file(password)
+        self._nothing_left("db", "username", "password", "password_file")
+        return Address(
+            kind="unix",
+            path=unquote(self.path),
+            db=db,
+            username=username or None,
+            password=password or None,
+            password_file=file,
+        )
 
     def _embedded(self) -> Address:
         folder = unquote(self.place + self.path)
@@ -237,17 +246,29 @@ class _Reading:
         for option, file in zip(_FILES, files, strict=True):
             if file is not None and not Path(file).is_file():
                 raise self.wrong(f"sets {option}={file!r}, which is not a file")
-        self._nothing_left("db", *(_FILES if tls else ()))
+        password_file = self._password_file(self.password)
+        self._nothing_left("db", "password_file", *(_FILES if tls else ()))
         return replace(
             address,
             username=self.username,
             password=self.password,
+            password_file=password_file,
             tls=tls,
             insecure_tls=tls and self.insecure_tls,
             ca_file=files[0],
             cert_file=files[1],
             key_file=files[2],
         )
+
+    def _password_file(self, password: str | None) -> str | None:
+        file = self.options.pop("password_file", None)
+        if file is None:
+            return None
+        if password:
+            raise self.wrong("gives a password and password_file: one of them")
+        if not Path(file).is_file():
+            raise self.wrong(f"sets password_file={file!r}, which is not a file")
+        return os.path.abspath(file)
 
     def _option(self, part: str) -> tuple[str, str]:
         name, _, value = part.partition("=")
