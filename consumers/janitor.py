@@ -1,11 +1,11 @@
-"""Janitor: saves the group's position, and removes the names of members that are gone and hold nothing.
+"""Janitor: saves the group's position, removes the names of members that are gone and hold nothing, and mends dates.
 
 Killed, it leaves an older saved position (a lost group would then start a little earlier) and a name too many.
 """
 
 from consumers.state import MemberState, now_ms
 from pipeline.server.connect import Link
-from pipeline.server.groups import Duty, names_idle, retire, save_position
+from pipeline.server.groups import Duty, names_idle, restamp, retire, save_position
 
 SAVE_MS = 1_000
 """How often the position is saved, in ms."""
@@ -28,6 +28,10 @@ class Janitor:
         if now - self._saved_ms >= SAVE_MS:
             save_position(link, state.keys, state.group)
             self._saved_ms = now
+        if state.restamp:
+            state.restamp = False
+            for ref in state.refs:
+                restamp(link, ref)
         for name, (claim_after_ms, age_ms) in duty.members.items():
             if age_ms > claim_after_ms and name != state.consumer:
                 retire(link, state.keys, state.group, name)

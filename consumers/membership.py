@@ -10,6 +10,7 @@ from typing import Any
 from consumers.state import MemberState, now_ms
 from consumers.tokens import token_ms
 from pipeline.breaker import Ended, trips
+from pipeline.clock import MARGIN_MS
 from pipeline.errors import WrongKeyTypeError
 from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link
@@ -67,6 +68,9 @@ class Membership:
         state.claim_after_ms = duty.claim_after_ms
         if state.clock.observe(duty.now_ms, sent_ms, now_ms(), claim_after_ms=duty.claim_after_ms):
             state.say.warning("clock", "the server's clock jumped; nothing is claimed for one claim_after")
+            state.restamp = True
+        elif any(age_ms < -MARGIN_MS for _, age_ms in duty.members.values()):
+            state.restamp = True  # it was set back before this member came
         self.duty = duty
         self._heed(link, duty)
         if now_ms() - self._said_ms >= FILTER_MS:

@@ -144,6 +144,8 @@ class MemberState:
     """The group's own stream holds events that were running when a worker died."""
     claiming: int = 0
     """So many entries may come with the claim that is under way."""
+    restamp: bool = False
+    """The server's clock may have been set back: what is pending may be dated ahead."""
     taken_over: Counter[str] = field(default_factory=Counter)
     """Entries that were found not to be ours any more and of which nothing was said yet, by their claims tokens."""
     retry_due_ms: float | None = None

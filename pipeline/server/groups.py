@@ -321,6 +321,14 @@ def save_position(link: Link, keys: StreamKeys, group: str) -> str:
     return text(link.run(script("positions"), [keys.stream, keys.groups, keys.never], [group, escape(group)]))
 
 
+def restamp(link: Link, ref: GroupRef) -> None:
+    """Have pending entries age from now on that were delivered at a time still to come: the clock was set back."""
+    start: str | None = "-"
+    while start is not None:
+        last = text(link.run(script("restamp"), [ref.key], [ref.group, start, MAX_IDS]))
+        start = f"({last}" if last else None
+
+
 def made(link: Link, keys: StreamKeys, group: str) -> str:
     """The claims token that the group had when it was created last: what was held under an older one went with it."""
     return text(link.call("HGET", keys.groups, f"{escape(group)}:made") or "")

@@ -10,6 +10,8 @@
 --       on_duty 1 or 0; mark, due and pause are '' where there is none; ended and died: of the last ARGV 9 events, and
 --       some more, as members tell of many at a time; members only for the one on duty.
 --
+-- An age is below 0 once if the clock was set back after that heartbeat.
+--
 -- claim_after of the group is the largest of its members'. Only the member on duty lists them all, so that the cost
 -- of a heartbeat does not grow with the group.
 
@@ -28,7 +30,8 @@ end
 local on_duty = 0
 local holder = redis.call('GET', KEYS[3])
 if ARGV[4] == '1' then
-  if not holder or holder == ARGV[2] then
+  -- held for longer than anybody holds it: the clock was set back, and its holder may be long gone
+  if not holder or holder == ARGV[2] or redis.call('PTTL', KEYS[3]) > tonumber(ARGV[5]) then
     redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[5])
     on_duty = 1
   end
@@ -75,6 +78,8 @@ if on_duty == 1 then
       answer[#answer + 1] = members[i]
       answer[#answer + 1] = tonumber(claim_after)
       answer[#answer + 1] = age
+      -- a heartbeat from the time to come: the clock was set back since. It counts from now on, or it would be for ever
+      if age < 0 then redis.call('HSET', KEYS[2], members[i], claim_after .. ':' .. string.format('%d', now_ms)) end
     end
   end
 end
