@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
+
 from tests.conftest import Server
+from tests.postgres import Postgres
 from tests.until import until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -49,3 +52,33 @@ def test_logs_are_shipped_and_errors_picked(server: Server, tmp_path: Path) -> N
     assert "payment refused" in alerts[0]
     assert "'password': '***'" in alerts[0]
     assert "connection lost to bank-1" in alerts[1]
+
+
+def test_payments_are_charged_once(server: Server, postgres: Postgres, table: str, tmp_path: Path) -> None:
+    """The chain comes to its end; tests/faults kills its workers."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {table}")
+    environment = os.environ | {
+        "MILLSTREAM_URL": server.url,
+        "PAYMENTS_DATABASE": postgres.url.replace("/postgres?", f"/{table}?"),
+        "PAYMENTS_NAMESPACE": table,
+    }
+
+    def call(*words: str) -> str:
+        command = [sys.executable, str(EXAMPLES / "payments.py"), *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    call("tables")
+    assert call("pay", "100") == "sent 100 payments\n"
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "payments.py"), "work"], env=environment, stdout=log, stderr=log
+        )
+    try:
+        until(lambda: "letters: 100 for 100 payments" in call("report"), 30)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0, (tmp_path / "log").read_text()
+    assert "charges: 100 for 100 payments" in call("report")
