@@ -4,10 +4,11 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 3
+SECONDS ?= 60
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-speed bench faults faults-quick clean
+.PHONY: help demo test check check-speed bench faults faults-quick fuzz clean
 
 help: ## this list
 	@echo "Millstream: an event pipeline on Redis Streams"
@@ -37,6 +38,9 @@ faults: $(VENV)/.ready-dev ## the fault suite in full: 10,000 confirmed sends a 
 
 faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each
 	@$(PYTEST) -n 2 --rows tests/faults/test_campaign.py
+
+fuzz: $(VENV)/.ready-fuzz ## every decoder under libFuzzer (SECONDS=60 for each; ARGS="entry header" for some)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 clean: ## remove what make and the tools made; demo data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,7 +21,7 @@ def parse_entry_id(entry_id: str | bytes) -> EntryId:
     Raises:
         UsageError: not an entry id.
     """
-    raw = entry_id.encode() if isinstance(entry_id, str) else entry_id
+    raw = entry_id.encode("utf-8", "surrogatepass") if isinstance(entry_id, str) else entry_id
     match = _ENTRY_ID.fullmatch(raw)
     if match is None or int(match[1]) > MAX_SEQ or int(match[2] or 0) > MAX_SEQ:
         raise UsageError(f"{entry_id!r} is not an entry id (ms-seq, such as 1700000000000-0)")

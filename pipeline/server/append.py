@@ -4,8 +4,9 @@ Stands on lua/append.lua, which says when a batch is appended. Does no I/O: the 
 by whoever holds the link.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from pipeline.errors import MillstreamError, ServerRefusedError
@@ -130,29 +131,33 @@ def append_command(
 
 
 def parse_append(reply: Reply) -> Answer:
-    """What the script answered; an error answer is handed through."""
+    """What the script answered; an error answer is handed through, and what it never answers is one."""
     if isinstance(reply, MillstreamError):
         return reply
-    if not isinstance(reply, list) or len(reply) != 2:
-        return ServerRefusedError(f"the append script answered {reply!r}")
-    status, value = reply[0], text(reply[1])
-    if status in (b"ok", b"repeated"):
-        first, count, *skipped = value.split(" ")
-        ms, _, seq = first.partition("-")
-        return Appended(
-            int(ms or 0),
-            int(seq or 0),
-            int(count),
-            {
-                int(which) - 1: entry_id
-                for which, _, entry_id in (part.partition("=") for part in skipped if part)
-            },
-            status == b"repeated",
-        )
-    if status == b"gap":
-        return Gap(int(value))
-    if status == b"position":
-        return Elsewhere(value)
-    if status == b"forgotten":
-        return Forgotten(int(value))
-    return ServerRefusedError(f"the append script answered {text(status)!r}")
+    try:
+        status, said = reply
+        return _ANSWERS[status](text(said))
+    except (TypeError, ValueError, KeyError):  # not two values, not what the status leads to, no such status
+        return ServerRefusedError(f"the append script answered {repr(reply)[:200]}")
+
+
+def _appended(said: str, *, repeated: bool = False) -> Appended:
+    first, count, *skipped = said.split(" ")
+    ms, _, seq = first.partition("-")
+    parts = [part.partition("=") for part in skipped if part]
+    return Appended(
+        int(ms or 0),
+        int(seq or 0),
+        int(count),
+        {int(which) - 1: entry_id for which, _, entry_id in parts},
+        repeated,
+    )
+
+
+_ANSWERS: Mapping[bytes, Callable[[str], Answer]] = {
+    b"ok": _appended,
+    b"repeated": partial(_appended, repeated=True),
+    b"gap": lambda said: Gap(int(said)),
+    b"position": Elsewhere,
+    b"forgotten": lambda said: Forgotten(int(said)),
+}

@@ -125,6 +125,10 @@ class _Reading:
         self.scheme = scheme.lower()
         if not separator:
             raise self.wrong("has no scheme such as redis://" if url.strip() else "is empty")
+        try:
+            _ = self.scheme == "embedded" or url.encode()  # a folder may be called anything
+        except UnicodeEncodeError:
+            raise self.wrong("holds bytes that are not UTF-8") from None
         if "#" in rest:
             raise self.wrong("holds a '#': write it as %23")
         rest, _, query = rest.partition("?")

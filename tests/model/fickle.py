@@ -4,7 +4,7 @@ What was sent has been carried out when send() returns, so that nobody else's st
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.errors import NotConnectedError
 from pipeline.server.connect import Connector, Link
@@ -20,6 +20,9 @@ class FickleLink(Link):
     lose_from: int | None = None
     """So many replies from now on still arrive, and none after them; below 0: the next request does not arrive."""
 
+    meanwhile: tuple[int, Callable[[], None]] | None = None
+    """Behind so many requests from now on, somebody else does something before the next."""
+
     def __init__(self, connection: Link) -> None:
         super().__init__(connection._connection, connection._shown, REPLY_MS)
         self._arrived: deque[Reply] = deque()
@@ -32,6 +35,11 @@ class FickleLink(Link):
         super().send(*map(_at_once, commands))
         for _ in commands:
             self._arrived.append(super().read_or_error(REPLY_MS))
+        if self.meanwhile is not None:
+            behind, do = self.meanwhile
+            self.meanwhile = (behind - 1, do) if behind else None
+            if not behind:
+                do()
 
     def read_or_error(self, timeout_ms: int | None = None) -> Reply:
         """See Link."""
@@ -54,14 +62,16 @@ class FickleLink(Link):
 
 
 class FickleConnector(Connector):
-    """Makes fickle links; the next one loses what `lose_from` says."""
+    """Makes fickle links; the next one loses what `lose_from` says, and is interrupted as `meanwhile` says."""
 
     lose_from: int | None = None
+    meanwhile: tuple[int, Callable[[], None]] | None = None
 
     def link(self, purpose: str = "", *, timeout_ms: int | None = None) -> FickleLink:
         """See Connector."""
         link = FickleLink(super().link(purpose, timeout_ms=timeout_ms))
         link.lose_from, self.lose_from = self.lose_from, None
+        link.meanwhile, self.meanwhile = self.meanwhile, None
         return link
 
 

@@ -208,6 +208,8 @@ class Ledger:
     ) -> bool:  # fmt: skip
         """An entry that is pending before and after; whether it changed hands, or is offered to others."""
         if was.owner == now.owner and was.deliveries == now.deliveries:
+            if was.idle_ms < deed.min_idle_ms <= now.idle_ms and deed.does(SETTLE, group):
+                raise Broken(f"{where} was handed back, and its attempt was spent: {now}")
             return False
         more = now.deliveries - was.deliveries
         if was.owner != now.owner or more == 1:

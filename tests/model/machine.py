@@ -66,7 +66,7 @@ class GroupMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """With nothing in its way, each group works off all it has."""
         try:
-            self.memory(full=False)
+            self.memory(False)
             if sys.exc_info()[0] is None:
                 for group in GROUPS:
                     self.drain(group)
@@ -91,12 +91,23 @@ class GroupMachine(RuleBasedStateMachine):
             self.members[group, slot] = SteppedMember(self.connector, self.keys, group, name)
         return self.members[group, slot]
 
-    def step(self, group: str, slot: int, may: frozenset[str], do: Callable[[SteppedMember], None]) -> None:
-        """A step of a member."""
+    def step(
+        self, group: str, slot: int, may: frozenset[str], do: Callable[[SteppedMember], None],
+        *, behind: int = 0, meanwhile: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        """A step of a member; meanwhile: somebody else's, behind so many requests of the connection it makes."""
         member = self.member(group, slot)
-        runs = member.runs()
+        deed = Deed(may, group, member.name, runs=member.runs(), min_idle_ms=CLAIM_AFTER_MS)
+        if meanwhile is not None:
+
+            def interrupt() -> None:
+                self.check(deed)
+                meanwhile()
+
+            self.connector.meanwhile = (behind, interrupt)
         do(member)
-        self.check(Deed(may, group, member.name, runs=runs, min_idle_ms=CLAIM_AFTER_MS))
+        self.connector.meanwhile = None
+        self.check(deed)
 
     # Producers.
 
@@ -219,6 +230,41 @@ class GroupMachine(RuleBasedStateMachine):
             member.crash()
             self._expire_duty(group, member.name)
 
+    @rule(group=GROUP, slot=MEMBER, ends=st.lists(st.tuples(SMALL, ENDS), max_size=3), then=st.integers(0, 4))
+    def stand_still(self, group: str, slot: int, ends: list[tuple[int, Kind]], then: int) -> None:
+        """A member stands still for longer than its lease: another takes its entries over; then it goes on."""
+        for _ in range(2):
+            self.step(group, slot, STEPS, SteppedMember.read)
+        for which, kind in ends:
+            self.member(group, slot).finish(which, kind)
+        self._overtake(group, slot)
+        if then == 0:
+            self.settle(group, slot)
+        elif then == 1:
+            self.read(group, slot)
+        elif then == 2:
+            self.renew(group, slot)
+        elif then == 3:
+            self.stop(group, slot)
+        else:
+            self.settle_all(group, slot)
+
+    @rule(group=GROUP, slot=MEMBER, behind=st.integers(0, 4))
+    def overtake_in_the_midst(self, group: str, slot: int, behind: int) -> None:
+        """The answer to a read is lost; while the member asks what it holds, another takes that over."""
+        self.step(group, slot, STEPS, SteppedMember.read)
+        self.lose(group, slot, "reader", 0)
+        self.step(group, slot, STEPS, SteppedMember.read)
+        self.step(
+            group, slot, STEPS, lambda member: member.connect("reader"),
+            behind=behind, meanwhile=lambda: self._overtake(group, slot),
+        )  # fmt: skip
+
+    def _overtake(self, group: str, slot: int) -> None:
+        self.age(group, 0, everything=True)
+        self._expire_duty(group, self.member(group, slot).name)
+        self.sweep(group, (slot + 1) % MEMBERS, missing=True)
+
     @rule(group=GROUP, slot=MEMBER, incarnation=st.integers(1, 3))
     def retire(self, group: str, slot: int, incarnation: int) -> None:
         """A name goes, if it holds nothing."""
@@ -298,10 +344,13 @@ class GroupMachine(RuleBasedStateMachine):
                 self.link.call("ZADD", self.keys.retry(group), "XX", 1, name)
         self.seen = look(self.link, self.keys, GROUPS)
 
-    @rule(group=GROUP, slot=MEMBER)
-    def promote(self, group: str, slot: int) -> None:
-        """What is due is promoted."""
+    @rule(group=GROUP, slot=MEMBER, full=st.booleans())
+    def promote(self, group: str, slot: int, full: bool) -> None:
+        """What is due is promoted, or waits on because there is no memory for it."""
+        was = self.full
+        self.memory(full or was)
         self.step(group, slot, STEPS | {ledger.PROMOTE}, SteppedMember.promote)
+        self.memory(was)
 
     # Operators, and accidents.
 
@@ -377,8 +426,12 @@ class GroupMachine(RuleBasedStateMachine):
             self.check(Deed(frozenset((ledger.WIPE,))))
 
     @rule(full=st.booleans())
-    def memory(self, full: bool) -> None:
+    def run_out(self, full: bool) -> None:
         """The server is out of memory, or no more."""
+        self.memory(full)
+
+    def memory(self, full: bool) -> None:
+        """Set whether it is."""
         if full != self.full:
             self.link.call("CONFIG", "SET", "maxmemory", 1 if full else 0)
             self.full = full
@@ -394,7 +447,7 @@ class GroupMachine(RuleBasedStateMachine):
                 return
             self.age(group, 0, everything=True)
             self.due(group, 1)
-            self.promote(group, 0)
+            self.promote(group, 0, full=False)
             self.sweep(group, 0, missing=True)
             self.step(group, 0, STEPS, SteppedMember.read)
             self.step(group, 0, STEPS, SteppedMember.read)

@@ -58,6 +58,7 @@ def test_nothing_lies_before_the_first_id() -> None:
         "18446744073709551616-0",
         "1-18446744073709551616",
         "1" * 21,
+        "\udcff",
     ],
 )
 def test_what_is_no_entry_id_is_refused(text: str) -> None:

@@ -320,7 +320,20 @@ def test_a_user_without_rights_to_the_stream_is_denied(own_server: OwnServer) ->
     connector.close()
 
 
-@pytest.mark.parametrize("reply", [b"OK", [], [b"ok"], [b"new", b"status"], None])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(b"OK", [], [b"ok"], [b"new", b"status"], None),
+        *(
+            [b"ok", b"5-1"],
+            [b"ok", b"5-1 one "],
+            [b"ok", b"5-1 1 x=4-0"],
+            [b"gap", b"\xff"],
+            [b"forgotten", b""],
+        ),
+        *([[], b"1"], {b"ok": b"5-1 1 ", b"gap": b"1"}),
+    ],
+)
 def test_an_answer_of_another_shape_is_an_error(reply: object) -> None:
     """A proxy or another script under the same name."""
     assert isinstance(parse_append(reply), MillstreamError)

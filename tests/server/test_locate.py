@@ -103,6 +103,7 @@ def test_without_any_address_the_error_names_all_ways() -> None:
         ("redis://:s3cret/more@cache", "write / as %2F"),
         ("redis://:s3cret?more@cache", "write / as %2F"),
         ("redis://:s3cret#more@cache", "holds a '#'"),
+        ("redis://\udcdc:s3cret@cache", "bytes that are not UTF-8"),
         ("redis://:s3cret@cache/zero", "database 'zero'"),
         ("redis://:s3cret@a,b/1", "a cluster has database 0 only"),
         ("redis://:s3cret@cache?protocol=3", "option 'protocol'; allowed are db"),
