@@ -30,9 +30,8 @@ def main() -> int:
     if wrong:
         parser.error(f"no such target: {', '.join(wrong)}")
     failed = [target for target in given.targets or TARGETS if not fuzz(target, given.seconds)]
-    print(
-        f"fuzz: {len(failed)} of {len(given.targets or TARGETS)} targets failed {' '.join(failed)}".rstrip()
-    )  # noqa: T201
+    said = f"fuzz: {len(failed)} of {len(given.targets or TARGETS)} targets failed {' '.join(failed)}"
+    sys.stdout.write(f"{said.rstrip()}\n")
     return 1 if failed else 0
 
 
