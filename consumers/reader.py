@@ -192,12 +192,13 @@ class Reader:
         state = self._state
         state.reader_blocked = True
         total = 0
+        settlements: list[Settlement] = []
         try:
             if not state.sweeping and (state.finished or state.settling):  # finished before the flag was up
                 return 0
-            settlements: list[Settlement] = []
             while room and not state.stopping:
-                self._take_off(link, Round(settlements, room, state.token, self._block_ms))
+                what, settlements = Round(settlements, room, state.token, self._block_ms), []
+                self._take_off(link, what)
                 count = self._land(link)
                 self._hand_on(
                     here=True
@@ -211,6 +212,7 @@ class Reader:
                     settlements = self._settler.prepare()
             return total
         finally:
+            self._settler.put_back(settlements)  # the stop came before they were sent
             if self._mine:
                 state.reader_blocked = False
 

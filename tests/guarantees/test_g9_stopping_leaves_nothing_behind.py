@@ -1,10 +1,13 @@
 """G9: SIGTERM and SIGINT stop reading, let handlers finish, settle, hand back what did not start, and exit 0."""
 
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
+from consumers.member import Member
+from pipeline.event import Event
 from pipeline.server.connect import Link
 from tests.consuming import PRODUCER, Consuming
 from tests.faults.crew import Crew
@@ -37,6 +40,24 @@ def test_g9_a_stopped_worker_hands_over_cleanly(
         assert {one.attempt for one in handled} == {1}
         assert crew.stop() == [0]
     assert consuming.pending() == {}
+
+
+def test_g9_what_ended_just_as_the_stop_came_is_settled(consuming: Consuming) -> None:
+    """A handler ends in the reader's own thread, and the stop comes before its outcome is on its way."""
+    stopped = threading.Event()
+    ours: list[Member] = []
+
+    @consuming.app.consumer(consuming.stream, group="g")
+    def handle(event: Event) -> None:
+        if ours and "reader" in threading.current_thread().name:
+            ours[0].state.stop_asked.set()
+            stopped.set()
+
+    with consuming.running() as members:
+        ours += members.members
+        until(lambda: consuming.send(0) and stopped.is_set(), 20, what="the reader runs a handler")
+        assert ours[0].stop()
+        assert consuming.pending() == {}
 
 
 def test_g9_a_handler_beyond_grace_keeps_its_entry_for_others(consuming: Consuming) -> None:
