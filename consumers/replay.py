@@ -12,7 +12,7 @@ from typing import Self
 
 from consumers import replay_dead, replay_pending
 from consumers.persistent import Persistent
-from consumers.replay_history import Counting, counted, steps
+from consumers.replay_history import Counting, counted, starts_at, steps
 from consumers.replay_throttle import TellProgress, Throttle
 from pipeline.errors import MillstreamError, NoSuchGroupError, NotFoundError, UsageError
 from pipeline.keys import GroupRef, StreamKeys, check_name
@@ -91,7 +91,7 @@ class Replay:
                 raise UsageError(f"{said}: the range is reversed: {first} comes after {asked}")
         plan = ReplayPlan(
             id=secrets.token_hex(8), source="range", first_id=first, last_id=last, selection=selection,
-            again=again, starts_at=_starts_at(facts, first), members=group.members,
+            again=again, starts_at=starts_at(facts, first), members=group.members,
         )  # fmt: skip
         if parse_entry_id(first) <= parse_entry_id(last):
             plan = counted(
@@ -323,14 +323,6 @@ def _last_id(written: str, position: str, newest_id: str) -> str:
     # A time means all before it; an entry id means that entry too.
     last = position if written.strip() == position or not position.endswith("-0") else before(position)
     return min(last, newest_id, key=parse_entry_id)
-
-
-def _starts_at(facts: StreamFacts, first: str) -> str:
-    """The stream's first entry, if older ones that are meant are gone; as far as the server tells."""
-    if facts.first_id is None or parse_entry_id(first) >= parse_entry_id(facts.first_id):
-        return ""
-    gone = facts.added is None or facts.added > facts.entries
-    return facts.first_id if gone else ""
 
 
 def _nothing(trouble: str) -> None:

@@ -17,6 +17,7 @@ from pipeline.replay_record import ReplayRecord
 from pipeline.selection import Part, parts_of
 from pipeline.server.connect import Link
 from pipeline.server.groups import MAX_IDS
+from pipeline.server.overview import StreamFacts
 from pipeline.server.replaying import (
     PAGE_ENTRIES,
     done_before,
@@ -140,6 +141,13 @@ def pages(server: Persistent, stream: str, start: str, end: str) -> Iterator[lis
         if len(page) < PAGE_ENTRIES:
             return
         start = after(page[-1][0])
+
+
+def starts_at(facts: StreamFacts, first_id: str) -> str:
+    """The stream's first entry, if older ones from first_id on are gone, as far as the server tells; else empty."""
+    if facts.first_id is None or parse_entry_id(first_id) >= parse_entry_id(facts.first_id):
+        return ""
+    return facts.first_id if facts.added is None or facts.added > facts.entries else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,14 @@ class _Left:
         return self.again.entry_id if self.again is not None else text(self.entry_id)
 
     def moves(self, stream: str, why: str) -> list[Move]:
-        """Each event runs again: the chosen ones as replayed, the others of a pack as ones that a crash has split."""
+        """Each event runs again: the chosen ones as replayed, the others of a pack as ones that a crash has split.
+
+        why: of the replay; empty: none is replayed.
+        """
         found = []
         for part in self.parts:
             index = self.again.index if self.again is not None and len(self.parts) == 1 else part.index
-            if part.chosen:
+            if part.chosen and why:
                 first = self.again.stream if self.again is not None else stream
                 fields = as_again(first, self.origin.encode(), part, why, index=index)
             else:
@@ -133,6 +136,24 @@ def run(server: Persistent, keys: StreamKeys, group: str, plan: ReplayPlan, thro
             throttle.after(sum(chosen.chosen for one in moved for chosen in one.parts), size)
 
 
+def put_aside(server: Persistent, keys: StreamKeys, group: str, last_id: str, before_ms: int) -> int:
+    """Have what is pending up to last_id, and was delivered before then, run from the group's own stream; how many.
+
+    As after a crash: the runs so far are counted on. before_ms is a time of the server's clock.
+    """
+    plan = ReplayPlan(id="", source="pending", first_id="0-0", last_id=last_id)
+    count = 0
+    for page in _pages(server, keys, group, plan, again=False):
+        for part in _calls(page, CALL_EVENTS):
+            moves = [MovedEntry(one.entry_id, one.consumer, one.moves(keys.stream, "")) for one in part]
+            idle_ms = server.ask(server_ms) - before_ms + 1
+            answers = server.ask(
+                lambda link, ref=part[0].ref, moves=moves, idle=idle_ms: _move(link, ref, moves, idle)  # type: ignore[misc]
+            )
+            count += len(answers) if server.repeated else sum(answers)
+    return count
+
+
 def _move(link: Link, ref: GroupRef, moves: Sequence[MovedEntry], idle_ms: int) -> list[int]:
     command = move_command(ref, moves, min_idle_ms=max(idle_ms, 1))
     link.load(script("move"))
@@ -160,9 +181,12 @@ def _calls(page: Sequence[_Left], most: int) -> Iterator[list[_Left]]:
         yield part
 
 
-def _pages(server: Persistent, keys: StreamKeys, group: str, plan: ReplayPlan) -> Iterator[list[_Left]]:
+def _pages(
+    server: Persistent, keys: StreamKeys, group: str, plan: ReplayPlan, *, again: bool = True
+) -> Iterator[list[_Left]]:
     """The pending entries that are meant, of the stream and of the group's own one, page by page."""
-    for ref in (GroupRef(keys, group), GroupRef(keys, group, again=True)):
+    refs = (GroupRef(keys, group), GroupRef(keys, group, again=True))
+    for ref in refs if again else refs[:1]:
         start = "-" if ref.again else plan.first_id
         while True:
             rows, page = server.ask(lambda link, ref=ref, at=start: _page(link, ref, at, plan))  # type: ignore[misc]

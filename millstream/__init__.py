@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from consumers.delivery import Delivery
     from consumers.postgres import PostgresInbox
     from consumers.replay import Replay
+    from consumers.reset import plan_reset, reset_group
     from consumers.testing import TestPipeline
     from pipeline.dead_event import Cause, DeadEvent
     from pipeline.envelope import DeadLetter
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.options import ConsumerOptions, ProducerOptions, Retry
     from pipeline.outcome import Later, Outcome, Outcomes, Reject
     from pipeline.replay_plan import ReplayDone, ReplayPlan, ReplayProgress
+    from pipeline.reset_plan import ResetDone, ResetPlan
     from producers.async_producer import AsyncProducer
     from producers.logs import LogHandler, ship_logs
     from producers.producer import Producer
@@ -92,6 +94,8 @@ __all__ = [
     "ReplayDone",
     "ReplayPlan",
     "ReplayProgress",
+    "ResetDone",
+    "ResetPlan",
     "Retry",
     "SendError",
     "SendUnknownError",
@@ -101,7 +105,9 @@ __all__ = [
     "UnsupportedServerError",
     "UsageError",
     "WrongKeyTypeError",
+    "plan_reset",
     "relay_outbox",
+    "reset_group",
     "ship_logs",
 ]
 
@@ -131,9 +137,13 @@ _HOMES = {
     "ReplayDone": "pipeline.replay_plan",
     "ReplayPlan": "pipeline.replay_plan",
     "ReplayProgress": "pipeline.replay_plan",
+    "ResetDone": "pipeline.reset_plan",
+    "ResetPlan": "pipeline.reset_plan",
     "Retry": "pipeline.options",
     "TestPipeline": "consumers.testing",
+    "plan_reset": "consumers.reset",
     "relay_outbox": "producers.sources.postgres",
+    "reset_group": "consumers.reset",
     "ship_logs": "producers.logs",
 }
 

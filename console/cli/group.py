@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from console.cli.group_reset import reset
 from console.cli.kinds import GROUP, POSITION, STREAM
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
@@ -294,6 +295,9 @@ def person() -> str:
     except (KeyError, OSError):  # a user without a name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+verb.add_command(reset)
 
 
 def group_row(facts: GroupFacts) -> dict[str, Any]:

@@ -32,7 +32,7 @@ VERBS = {
     "Look": {
         "top": "Streams and groups, live.",
         "stream": "ls, show, create, trim.",
-        "group": "ls, show, create, rm.",
+        "group": "ls, show, create, reset, rm.",
         "consumer": "ls, rm.",
         "pending": "What is being handled, or stuck: ls, show.",
         "dead": "Dead letters: ls, show.",

@@ -61,6 +61,22 @@ def pending_span(link: Link, ref: GroupRef) -> tuple[int, str, str]:
     return count, text(first or b""), text(last or b"")
 
 
+def pending_count(link: Link, ref: GroupRef, start: str, end: str) -> int:
+    """How many entries from start to end, both included, are pending with the group."""
+    count = 0
+    while True:
+        rows = link.call("XPENDING", ref.key, ref.group, start, end, 1_000)
+        count += len(rows)
+        if len(rows) < 1_000:
+            return count
+        start = f"({text(rows[-1][0])}"
+
+
+def is_ours(link: Link, keys: StreamKeys, group: str) -> bool:
+    """Whether members of Millstream's have joined the group, or somebody has made it by us."""
+    return bool(link.call("HEXISTS", keys.groups, f"{escape(group)}:since"))
+
+
 def done_before(link: Link, keys: StreamKeys, group: str, once_ids: Sequence[str]) -> int:
     """How many of these events the group has done (`once=`), by its inbox; at most some 1,000 at a time."""
     return int(link.call("EXISTS", *(keys.done(group, one) for one in once_ids))) if once_ids else 0
