@@ -13,6 +13,7 @@ from consumers.delivery import Delivery
 from consumers.testing import TestPipeline
 from pipeline.errors import UsageError
 from pipeline.event import Event
+from pipeline.options import Retry
 from pipeline.outcome import Later, Outcomes
 from pipeline.server.replies import parse_entries, text
 from pipeline.wire import decode_entry
@@ -65,7 +66,7 @@ def test_what_a_failed_run_emitted_is_discarded(consuming: Consuming) -> None:
     """Whatever it ended by; the run that succeeds emits, once."""
     to = f"{consuming.stream}-out"
 
-    @consuming.app.consumer(consuming.stream, group="g", retry=3)
+    @consuming.app.consumer(consuming.stream, group="g", retry=Retry(attempts=3, initial="1m", jitter=0))
     def handle(event: Event, delivery: Delivery) -> None:
         delivery.emit(to, delivery.attempt)
         delivery.effect("INCR", f"{to}-count")

@@ -12,6 +12,7 @@ from consumers.delivery import Delivery
 from pipeline.envelope import Again, again_fields
 from pipeline.errors import NotConnectedError, UsageError
 from pipeline.event import Event
+from pipeline.options import Retry
 from pipeline.outcome import Outcomes
 from pipeline.replayed import Replayed
 from pipeline.server.replies import text
@@ -123,7 +124,9 @@ def test_what_failed_is_not_done(consuming: Consuming) -> None:
     """Retries and dead letters run again, whatever of their pack was done."""
     runs: list[tuple[int, int]] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", once=True, retry=2)
+    @consuming.app.consumer(
+        consuming.stream, group="g", once=True, retry=Retry(attempts=2, initial="1m", jitter=0)
+    )
     def handle(event: Event, delivery: Delivery) -> None:
         runs.append((event.data, delivery.attempt))
         if event.data in (1, 4):

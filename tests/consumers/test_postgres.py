@@ -12,10 +12,14 @@ from consumers.postgres import PostgresInbox
 from pipeline.envelope import Again, again_fields
 from pipeline.errors import UsageError
 from pipeline.event import Event
+from pipeline.options import Retry
 from pipeline.replayed import Replayed
 from tests.consuming import Consuming
 from tests.postgres import Postgres
 from tests.until import until
+
+SLOWLY = Retry(attempts=3, initial="1m", jitter=0)
+"""What fails waits until the test lets time pass."""
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def test_a_run_that_comes_after_the_commit_does_nothing(
     """As after a crash between commit and acknowledgement: the note is in the transaction."""
     inbox = PostgresInbox(f"{table}_inbox")
 
-    @consuming.app.consumer(consuming.stream, group="g", retry=3)
+    @consuming.app.consumer(consuming.stream, group="g", retry=SLOWLY)
     def handle(event: Event, delivery: Delivery) -> None:
         with psycopg.connect(postgres.url) as connection:
             if inbox.first(connection, delivery):
@@ -60,7 +64,7 @@ def test_a_transaction_that_is_rolled_back_has_done_nothing(
     """Neither the effect nor the note is there: the next run does it."""
     inbox = PostgresInbox(f"{table}_inbox")
 
-    @consuming.app.consumer(consuming.stream, group="g", retry=3)
+    @consuming.app.consumer(consuming.stream, group="g", retry=SLOWLY)
     async def handle(event: Event, delivery: Delivery) -> None:
         async with await psycopg.AsyncConnection.connect(postgres.url) as connection:
             if await inbox.first_async(connection, delivery):

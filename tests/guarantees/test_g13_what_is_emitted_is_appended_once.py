@@ -4,6 +4,7 @@ import threading
 
 from consumers.delivery import Delivery
 from pipeline.event import Event
+from pipeline.options import Retry
 from pipeline.server.replies import parse_entries
 from pipeline.wire import decode_entry
 from tests.conftest import Server
@@ -30,7 +31,7 @@ def test_nothing_is_emitted_by_a_run_that_does_not_end_well(consuming: Consuming
     """And once by the one that does, with the id that each run would have given it."""
     ids: list[str] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", retry=3)
+    @consuming.app.consumer(consuming.stream, group="g", retry=Retry(attempts=3, initial="1m", jitter=0))
     def handle(event: Event, delivery: Delivery) -> None:
         ids.append(delivery.emit(f"{consuming.stream}-out", 1).event_id)
         if delivery.attempt < 3:
@@ -38,8 +39,8 @@ def test_nothing_is_emitted_by_a_run_that_does_not_end_well(consuming: Consuming
 
     consuming.send(1)
     with consuming.running():
-        for _ in range(2):
-            until(lambda: consuming.waiting(), 20)
+        for run in (1, 2):
+            until(lambda: len(ids) == run and consuming.waiting(), 20)  # noqa: B023
             assert emitted(consuming) == []
             consuming.advance(120_000)
         consuming.until_drained()
