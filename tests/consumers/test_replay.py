@@ -711,3 +711,32 @@ def test_dead_letters_run_again(consuming: Consuming, replay: Replay) -> None:
 
 def _interrupt(at: ReplayProgress) -> None:
     raise KeyboardInterrupt
+
+
+def test_what_is_done_once_is_skipped_or_done_once_more(consuming: Consuming, replay: Replay) -> None:
+    """As the plan says; a second replay with `again` does it a third time, and each of its runs only once."""
+    runs: list[tuple[int, str]] = []
+
+    @consuming.app.consumer(consuming.stream, group="g", once=True)
+    def handle(event: Event, delivery: Delivery) -> None:
+        runs.append((event.data, event.headers.get("replay-id", "")))
+
+    consuming.send(*range(3))
+    consuming.send_pack([3, 4])
+    with consuming.running():
+        consuming.until_drained()
+        plan = replay.plan_range("start")
+        assert (plan.selected, plan.done) == (5, 5)
+        assert replay.run(plan).handed_over == 5
+        consuming.until_drained()
+        assert sorted(runs) == [(n, "") for n in range(5)]
+        anew = replay.plan_range("start", match="/[0-3]/", again=True)
+        assert (anew.selected, anew.done, anew.again) == (4, 4, True)
+        replay.run(anew)
+        consuming.until_drained()
+        third = replay.plan_range("start", again=True)
+        assert third.done == 5
+        replay.run(third)
+        consuming.until_drained()
+    expected = [(n, "") for n in range(5)] + [(n, anew.id) for n in range(4)]
+    assert sorted(runs) == sorted(expected + [(n, third.id) for n in range(5)])
