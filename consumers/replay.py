@@ -6,11 +6,14 @@ twice that the server has confirmed.
 """
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from consumers import replay_dead, replay_pending
+from consumers.burying import burying
 from consumers.persistent import Persistent
 from consumers.replay_history import Counting, counted, starts_at, steps
 from consumers.replay_throttle import TellProgress, Throttle
@@ -115,14 +118,15 @@ class Replay:
         keys: tuple[str, ...] | list[str] = (),
         match: str = "",
         again: bool = False,
+        ids: tuple[str, ...] | list[str] = (),
         names: tuple[str, str, str] = ("start", "end", "idle"),
     ) -> ReplayPlan:
         """What of the group's pending entries would run again at once, instead of being taken over one by one.
 
         Args:
             idle: only what was left alone for so long; default: the group's claim_after. force: also what is being
-                handled just now, which then runs twice. The rest as of plan_range(); start and end are the entries
-                that the events were first appended in.
+                handled just now, which then runs twice. ids: only these entries. The rest as of plan_range(); start and
+                end are the entries that the events were first appended in.
 
         Raises:
             NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position or duration, or an idle time
@@ -137,6 +141,7 @@ class Replay:
             id=secrets.token_hex(8), source="pending", first_id=first, selection=selection, again=again,
             last_id=_last_id(end, position_id(end, now_ms, names[1]), facts.newest_id), members=group.members,
             idle_ms=replay_pending.least_idle_ms(group, idle, force, names[2]),
+            ids=tuple(ids),
         )  # fmt: skip
         return replay_pending.counted(self._server, self.keys, self.group, plan, group)
 
@@ -163,6 +168,33 @@ class Replay:
             again=again, errors=tuple(errors), members=group.members,
         )  # fmt: skip
         return replay_dead.counted(self._connector, self._server, self.keys, self.group, plan)
+
+    def bury(
+        self,
+        plan: ReplayPlan,
+        reason: str,
+        *,
+        rate: Rate | None = None,
+        patience: Duration = PATIENCE,
+        progress: TellProgress | None = None,
+    ) -> ReplayDone:
+        """Make dead letters of what plan_pending() selected, instead of running it again; each in one step.
+
+        Args:
+            reason: what the letters say. The rest, and the errors, as of run().
+
+        Raises:
+            UsageError: no plan of pending entries, or no reason.
+        """
+        if plan.source != "pending":
+            raise UsageError(f"only pending entries can be buried, not a replay of {plan.source}")
+        if not reason.strip():
+            raise UsageError("reason='': say why they are given up, for whoever looks at the dead letters")
+        with self._throttled(plan, rate, patience, progress) as throttle:
+            moves_of = burying(self.keys.stream, self.group, reason)
+            replay_pending.run(self._server, self.keys, self.group, plan, throttle, moves_of)
+        done = throttle.handed_over
+        return ReplayDone(id=plan.id, handed_over=done, fewer=max(plan.selected - done, 0))
 
     def resume(self, replay_id: str) -> ReplayPlan:
         """The rest of a replay of a range that was interrupted; run() goes on with it.
@@ -215,21 +247,13 @@ class Replay:
             NotConnectedError, ServerRefusedError: trouble that lasted. NoSuchGroupError: the group was removed.
             MillstreamError: the server has lost its data, or the replay's record.
         """
-        per_s = None if rate is None else rate_per_s(rate)
-        self._server.patience_ms = duration_ms(patience, "patience")
-        throttle = Throttle(
-            self._server, self.keys, self.group, planned=plan.selected, handed_over=plan.handed_over,
-            rate=per_s, progress=progress,
-        )  # fmt: skip
-        try:
+        with self._throttled(plan, rate, patience, progress) as throttle:
             if plan.source == "range":
                 self._run_range(plan, throttle)
             elif plan.source == "pending":
                 replay_pending.run(self._server, self.keys, self.group, plan, throttle)
             else:
                 replay_dead.run(self._connector, self._server, self.keys, self.group, plan, throttle)
-        finally:
-            self._server.patience_ms, self._server.say = 0, _nothing
         done = throttle.handed_over
         return ReplayDone(id=plan.id, handed_over=done, fewer=max(plan.selected - done, 0))
 
@@ -246,6 +270,21 @@ class Replay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _throttled(
+        self, plan: ReplayPlan, rate: Rate | None, patience: Duration, progress: TellProgress | None
+    ) -> Iterator[Throttle]:
+        """The throttle of one run, while which trouble with the server is waited out."""
+        per_s = None if rate is None else rate_per_s(rate)
+        self._server.patience_ms = duration_ms(patience, "patience")
+        try:
+            yield Throttle(
+                self._server, self.keys, self.group, planned=plan.selected, handed_over=plan.handed_over,
+                rate=per_s, progress=progress,
+            )  # fmt: skip
+        finally:
+            self._server.patience_ms, self._server.say = 0, _nothing
 
     def _facts(self) -> tuple[StreamFacts, GroupFacts]:
         stream = self.keys.stream

@@ -4,7 +4,7 @@ What is settled or taken over meanwhile is left alone. If killed, what was moved
 still: the same replay, planned anew, finds just that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from consumers.persistent import Persistent
@@ -34,7 +34,7 @@ CALL_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class _Left:
+class Left:
     """One pending entry that is meant."""
 
     ref: GroupRef
@@ -59,24 +59,30 @@ class _Left:
         """
         found = []
         for part in self.parts:
-            index = self.again.index if self.again is not None and len(self.parts) == 1 else part.index
+            index = self.index_of(part)
             if part.chosen and why:
                 first = self.again.stream if self.again is not None else stream
                 fields = as_again(first, self.origin.encode(), part, why, index=index)
+                found.append(Move("again", fields, index))
             else:
-                before = self.again or Again(stream=stream, entry_id=self.origin)
-                fields = again_fields(
-                    replace(
-                        before,
-                        runs=before.runs + self.deliveries,
-                        crashes=before.crashes + self.deliveries,
-                        index=index,
-                        why=before.why or "split",
-                    ),
-                    part.fields,
-                )
-            found.append(Move("again", fields))
+                found.append(self.split(part, stream))
         return found
+
+    def index_of(self, part: Part) -> int:
+        """Place of an event in the entry it was first appended in."""
+        return self.again.index if self.again is not None and len(self.parts) == 1 else part.index
+
+    def split(self, part: Part, stream: str) -> Move:
+        """An event of a pack of which others are meant runs again as one that a crash has split."""
+        before = self.again or Again(stream=stream, entry_id=self.origin)
+        again = replace(
+            before,
+            runs=before.runs + self.deliveries,
+            crashes=before.crashes + self.deliveries,
+            index=self.index_of(part),
+            why=before.why or "split",
+        )
+        return Move("again", again_fields(again, part.fields), part.index)
 
 
 def least_idle_ms(group: GroupFacts, idle: Duration | None, force: bool, name: str = "idle") -> int:
@@ -103,7 +109,7 @@ def counted(
     """The plan with its counts."""
     entries = events = selected = running = done = 0
     renewed_ms = facts.claim_after_ms or CLAIM_AFTER_MS
-    for page in _pages(server, keys, group, plan):
+    for page in pages_of(server, keys, group, plan):
         ids: list[str] = []
         for left in page:
             chosen = [part for part in left.parts if part.chosen]
@@ -119,16 +125,28 @@ def counted(
     return replace(plan, entries=entries, events=events, selected=selected, running=running, done=done)
 
 
-def run(server: Persistent, keys: StreamKeys, group: str, plan: ReplayPlan, throttle: Throttle) -> None:
-    """Move what was planned, and is pending still."""
+def run(
+    server: Persistent,
+    keys: StreamKeys,
+    group: str,
+    plan: ReplayPlan,
+    throttle: Throttle,
+    moves_of: Callable[[Left], list[Move]] | None = None,
+) -> None:
+    """Move what was planned, and is pending still; moves_of: where an entry's events go, if they do not run again."""
     at_ms = server.ask(server_ms)
     why = Replayed(id=plan.id, at_ms=at_ms, again=plan.again, what=plan.what).why
-    for page in _pages(server, keys, group, plan):
-        for part in _calls(page, throttle.most()):
+    for page in pages_of(server, keys, group, plan):
+        for part in calls_of(page, throttle.most()):
             throttle.before()
-            moves = [MovedEntry(one.entry_id, one.consumer, one.moves(keys.stream, why)) for one in part]
+            moves = [
+                MovedEntry(
+                    one.entry_id, one.consumer, moves_of(one) if moves_of else one.moves(keys.stream, why)
+                )
+                for one in part
+            ]
             answers = server.ask(
-                lambda link, ref=part[0].ref, moves=moves: _move(link, ref, moves, plan.idle_ms)  # type: ignore[misc]
+                lambda link, ref=part[0].ref, moves=moves: move_left(link, ref, moves, plan.idle_ms)  # type: ignore[misc]
             )
             # Asked again after a lost answer, what is not pending any more is what the first call moved.
             moved = [one for one, answer in zip(part, answers, strict=True) if answer == 1 or server.repeated]
@@ -143,18 +161,19 @@ def put_aside(server: Persistent, keys: StreamKeys, group: str, last_id: str, be
     """
     plan = ReplayPlan(id="", source="pending", first_id="0-0", last_id=last_id)
     count = 0
-    for page in _pages(server, keys, group, plan, again=False):
-        for part in _calls(page, CALL_EVENTS):
+    for page in pages_of(server, keys, group, plan, again=False):
+        for part in calls_of(page, CALL_EVENTS):
             moves = [MovedEntry(one.entry_id, one.consumer, one.moves(keys.stream, "")) for one in part]
             idle_ms = server.ask(server_ms) - before_ms + 1
             answers = server.ask(
-                lambda link, ref=part[0].ref, moves=moves, idle=idle_ms: _move(link, ref, moves, idle)  # type: ignore[misc]
+                lambda link, ref=part[0].ref, moves=moves, idle=idle_ms: move_left(link, ref, moves, idle)  # type: ignore[misc]
             )
             count += len(answers) if server.repeated else sum(answers)
     return count
 
 
-def _move(link: Link, ref: GroupRef, moves: Sequence[MovedEntry], idle_ms: int) -> list[int]:
+def move_left(link: Link, ref: GroupRef, moves: Sequence[MovedEntry], idle_ms: int) -> list[int]:
+    """Move entries that are still pending, and left alone for so long; 1 for each that was, 0 for the others."""
     command = move_command(ref, moves, min_idle_ms=max(idle_ms, 1))
     link.load(script("move"))
     answers = link.call(*command)
@@ -166,9 +185,9 @@ def _move(link: Link, ref: GroupRef, moves: Sequence[MovedEntry], idle_ms: int) 
     return list(answers)
 
 
-def _calls(page: Sequence[_Left], most: int) -> Iterator[list[_Left]]:
+def calls_of(page: Sequence[Left], most: int) -> Iterator[list[Left]]:
     """The entries in lists for one call each."""
-    part: list[_Left] = []
+    part: list[Left] = []
     events = size = 0
     for one in page:
         if part and (one.ref is not part[0].ref or events >= min(most, CALL_EVENTS) or size >= CALL_BYTES):
@@ -181,12 +200,19 @@ def _calls(page: Sequence[_Left], most: int) -> Iterator[list[_Left]]:
         yield part
 
 
-def _pages(
+def pages_of(
     server: Persistent, keys: StreamKeys, group: str, plan: ReplayPlan, *, again: bool = True
-) -> Iterator[list[_Left]]:
+) -> Iterator[list[Left]]:
     """The pending entries that are meant, of the stream and of the group's own one, page by page."""
     refs = (GroupRef(keys, group), GroupRef(keys, group, again=True))
     for ref in refs if again else refs[:1]:
+        if plan.ids:
+            for at in range(0, len(plan.ids), PAGE_ENTRIES):
+                named = plan.ids[at : at + PAGE_ENTRIES]
+                page = server.ask(lambda link, ref=ref, named=named: _named(link, ref, named, plan))  # type: ignore[misc]
+                if page:
+                    yield page
+            continue
         start = "-" if ref.again else plan.first_id
         while True:
             rows, page = server.ask(lambda link, ref=ref, at=start: _page(link, ref, at, plan))  # type: ignore[misc]
@@ -201,7 +227,7 @@ def _pages(
 
 def _page(
     link: Link, ref: GroupRef, start: str, plan: ReplayPlan
-) -> tuple[list[tuple[bytes, str, int, int]], list[_Left]]:
+) -> tuple[list[tuple[bytes, str, int, int]], list[Left]]:
     """Rows of XPENDING, and those of them that are meant."""
     try:
         rows = pending_of(link, ref, start=start, count=PAGE_ENTRIES, min_idle_ms=plan.idle_ms)
@@ -209,13 +235,34 @@ def _page(
         if not ref.again:
             raise
         return [], []  # nothing of this group has run again yet
+    return rows, _meant(link, ref, rows, plan)
+
+
+def _named(link: Link, ref: GroupRef, ids: Sequence[str], plan: ReplayPlan) -> list[Left]:
+    """Of the entries with these ids, those that are meant."""
+    idle: tuple[str | int, ...] = ("IDLE", plan.idle_ms) if plan.idle_ms else ()
+    replies = link.calls([("XPENDING", ref.key, ref.group, *idle, one, one, 1) for one in ids])
+    rows = []
+    for reply in replies:
+        if isinstance(reply, NoSuchGroupError) and ref.again:
+            return []
+        if isinstance(reply, MillstreamError):
+            raise reply
+        rows += [(row[0], text(row[1]), row[2], row[3]) for row in reply]
+    return _meant(link, ref, rows, plan)
+
+
+def _meant(
+    link: Link, ref: GroupRef, rows: Sequence[tuple[bytes, str, int, int]], plan: ReplayPlan
+) -> list[Left]:
+    """Rows of XPENDING with their events, as far as they are meant."""
     replies = link.calls([("XRANGE", ref.key, row[0], row[0]) for row in rows])
     page = []
     for (entry_id, consumer, idle_ms, deliveries), reply in zip(rows, replies, strict=True):
         if isinstance(reply, MillstreamError):
             raise reply
         found = parse_entries(reply)
-        left = _Left(ref, entry_id, consumer, idle_ms, deliveries, None)
+        left = Left(ref, entry_id, consumer, idle_ms, deliveries, None)
         if found:
             _look(left, found[0][1] or [], plan)
         elif plan.selection:
@@ -224,10 +271,10 @@ def _page(
         within = parse_entry_id(plan.first_id) <= parse_entry_id(left.origin) <= parse_entry_id(plan.last_id)
         if wanted and within:
             page.append(left)
-    return rows, page
+    return page
 
 
-def _look(left: _Left, fields: Sequence[bytes], plan: ReplayPlan) -> None:
+def _look(left: Left, fields: Sequence[bytes], plan: ReplayPlan) -> None:
     """Take the entry apart. One whose envelope cannot be read has no parts: whoever takes it over decides about it."""
     if left.ref.again:
         try:

@@ -45,6 +45,8 @@ class ReplayPlan:
     """Of the selected: what an interrupted run of this replay had handed over (resume)."""
     idle_ms: int = 0
     """Only what was left alone for so long (pending)."""
+    ids: tuple[str, ...] = ()
+    """Only these entries (pending)."""
     errors: tuple[str, ...] = ()
     """Only what died of these exceptions (dead)."""
 

@@ -84,6 +84,71 @@ def test_a_pending_entry_is_shown_with_its_events(motley: str, held: list[str], 
     assert here("pending", "show", motley, "g", "10001-0", url=url).code == 3
 
 
+def abandon(link: Link, stream: str, ids: list[str]) -> None:
+    """Let these look as if nobody had renewed them for a minute."""
+    for one in ids:
+        link.call("XCLAIM", stream, "g", "c", 0, one, "IDLE", 60_000, "JUSTID")
+
+
+def test_abandoned_entries_run_again_at_once(motley: str, held: list[str], url: str, link: Link) -> None:
+    """By id, by what their events are, or all; what is being handled only with --force."""
+    key = StreamKeys(motley).again("g")
+    abandon(link, motley, held[:3])
+    assert here("pending", "retry", motley, "g", url=url).code == 2
+    assert here("pending", "retry", motley, "g", held[0], "--all", url=url).code == 2
+    held_now = here("pending", "retry", motley, "g", held[4], "--execute", url=url)
+    assert held_now.code == 1
+    assert f"entry {held[4]} is held by c, which renewed it" in held_now.error
+    assert here("pending", "retry", motley, "g", "10001-0", "--execute", url=url).code == 3
+    refused = here("pending", "retry", motley, "g", held[0], url=url)
+    assert (refused.code, link.call("XLEN", key)) == (6, 0)
+    assert "1 entry left alone for 30 s or longer, 1 event in them" in refused.err
+    done = here("pending", "retry", motley, "g", held[0], "--execute", "--json", url=url).json
+    assert (done["entries"], done["events"], link.call("XLEN", key)) == (1, 1, 1)
+    assert here("pending", "retry", motley, "g", "--all", "--execute", url=url).code == 0
+    left = [row["entry_id"] for row in here("pending", motley, "g", "--json", url=url).json]
+    assert left == held[3:]
+    assert "nothing to retry" in here("pending", "retry", motley, "g", "--all", "--execute", url=url).out
+    forced = here("pending", "retry", motley, "g", held[4], "--force", "--execute", url=url)
+    assert forced.code == 0
+    assert "may be being handled" in forced.err
+
+
+def test_pending_entries_are_buried_with_a_reason(motley: str, held: list[str], url: str, link: Link) -> None:
+    """Dead letters, by whose hand and why; of a pack the chosen events alone, the others run again."""
+    keys = StreamKeys(motley)
+    fields = link.call("XRANGE", motley, held[0], held[0])[0][1]
+    extra = again(link, motley, fields, entry_id=held[1], runs=2, crashes=1, first_failed_ms=7)
+    link.call("XCLAIM", keys.again("g"), "g", "c", 0, extra, "IDLE", 60_000, "JUSTID")
+    abandon(link, motley, held)
+    missing = here("pending", "bury", motley, "g", held[0], "--execute", url=url)
+    assert missing.code == 2
+    assert "--reason" in missing.error
+    assert here("pending", "bury", motley, "g", held[0], "--reason", "see #41", url=url).code == 6
+    done = here(
+        "pending", "bury", motley, "g", held[0], extra, "--reason", "see #41", "--execute", "--json", url=url
+    )
+    assert (done.json["entries"], done.json["events"]) == (2, 2)
+    first, second = here("dead", motley, "g", "--each", "--json", url=url).json
+    assert (first["entry_id"], first["reason"], first["error"], first["attempts"]) == (
+        held[0],
+        "see #41",
+        "Buried",
+        1,
+    )
+    assert (second["entry_id"], second["attempts"], second["crashes"]) == (held[1], 3, 2)
+    shown = here("dead", "show", motley, "g", second["dead_id"], "--json", url=url).json
+    assert (shown["first_failed_ms"], shown["consumer"]) == (7, "c")
+    before = link.call("XLEN", keys.again("g"))
+    ran = here(
+        "pending", "bury", motley, "g", "--match", '"row": 1', "--reason", "r", "--execute", "--json", url=url
+    )
+    assert (ran.json["entries"], ran.json["events"]) == (1, 1)
+    assert link.call("XLEN", keys.again("g")) == before + 2
+    assert here("dead", motley, "g", "--each", "--json", url=url).json[2]["entry_id"] == held[2]
+    assert held[2] not in {row["entry_id"] for row in here("pending", motley, "g", "--json", url=url).json}
+
+
 def letters(
     link: Link,
     stream: str,
