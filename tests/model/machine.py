@@ -177,6 +177,14 @@ class GroupMachine(RuleBasedStateMachine):
             self.member(group, slot).finish(which, kind)
         self.step(group, slot, STEPS, SteppedMember.read)
 
+    @rule(group=GROUP, slot=MEMBER, ends=st.lists(st.tuples(SMALL, ENDS), min_size=1, max_size=3))
+    def fail_and_run_again(self, group: str, slot: int, ends: list[tuple[int, Kind]]) -> None:
+        """What failed becomes due at once, and runs again."""
+        self.work(group, slot, [(0, Kind.RETRY)])
+        self.due(group, 1)
+        self.promote(group, slot, full=False)
+        self.work(group, slot, ends)
+
     @rule(group=GROUP, slot=MEMBER, count=st.integers(1, 4))
     def start(self, group: str, slot: int, count: int) -> None:
         """Handlers begin."""
