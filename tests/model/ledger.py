@@ -183,7 +183,10 @@ class Ledger:
             if a is None:
                 assert b is not None
                 self._check_read(where, entry_id, b, was, deed, group)
-                account.uncertain.discard((again, entry_id))
+                if (again, entry_id) in deed.runs:  # it runs there already, since before the group was lost
+                    account.uncertain.add((again, entry_id))
+                else:
+                    account.uncertain.discard((again, entry_id))
             elif b is None:
                 moved |= self._check_gone(where, entry_id, a, old, account, deed, gone, group, again=again)
             else:
@@ -272,7 +275,7 @@ class Ledger:
             )
         if run is not None and run.attempt != attempt:
             # Taken while it ran here all the same: its run counts by what was known when it began.
-            if (again, entry_id) not in account.uncertain or not runs < run.attempt < attempt:
+            if (again, entry_id) not in account.uncertain or run.attempt <= runs:
                 raise Broken(f"{where} ran as attempt {run.attempt}, not {attempt}")
             crashes -= attempt - run.attempt
             attempt = run.attempt

@@ -376,7 +376,8 @@ class GroupMachine(RuleBasedStateMachine):
     def replay_range(self, group: str, first: int, count: int, lost: int) -> None:
         """Some entries once more; a reply may be lost on the way."""
         entries = sorted(self.seen.entries, key=parse_entry_id)[first : first + count]
-        if not entries or self.full or self.seen.groups[group].again is None:
+        seen = self.seen.groups[group]
+        if not entries or self.full or seen.again is None or seen.main is None:
             return
         connector = FickleConnector(self.server.address)
         try:
