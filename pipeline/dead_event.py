@@ -112,7 +112,7 @@ class DeadSelection:
 
     def takes(self, dead: DeadEvent) -> bool:
         """Whether this letter is meant. Of a pack that died whole, one of its events is enough."""
-        if self.errors and not any(type_pattern(word).fullmatch(dead.error) for word in self.errors):
+        if self.errors and not any(type_pattern(word).fits(dead.error) for word in self.errors):
             return False
         if not self.events:
             return True

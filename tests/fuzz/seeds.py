@@ -62,7 +62,7 @@ def seeds() -> dict[str, list[bytes]]:
             b"\x001700000000000-3", b"\x00-15m", b"\x002026-11-23T14:00", b"\x011h30m", b"\x0116MB", b"\x02a:b%{}",
             b"\x02{shop}:orders", b"\x03redis://u:pass@h:1/2", b"\x03rediss://[::1]:7/0", b"\x03unix:///a/b?db=3",
             b"\x03redis+sentinel://a,b:5/m/1", b"\x03embedded://./data?fsync=always", b"\x04order.*.x\norder.a.x",
-            b'\x04["a*"]\nab', "\x05\x1b[31m\u202e".encode(),
+            b'\x04["a*"]\nab', b"\x04*a*a*a*b\n" + b"a" * 4_000, "\x05\x1b[31m\u202e".encode(),
         ],
         "lines": [
             b"\x20\x00\x02\x03\x05a\r\nbb\n\nccc", b"\x3f\x01\x00a", b'\x3f\x02\x01\x04{"a": 1}\n[NaN]\n',

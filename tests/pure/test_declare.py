@@ -1,6 +1,8 @@
 """ConsumerSpec: what may be a handler, and which events it takes."""
 
 import functools
+import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -143,3 +145,17 @@ def test_a_star_takes_any_text(start: str, middle: str, end: str) -> None:
     """Between any two parts."""
     pattern = f"{start.replace('*', '')}*{end.replace('*', '')}"
     assert takes_type((pattern,), pattern.replace("*", middle, 1))
+
+
+@given(st.text("ab*", max_size=8), st.text("ab", max_size=12))
+def test_a_star_stands_for_any_text_wherever_it_is(pattern: str, event_type: str) -> None:
+    """As a regular expression would have it."""
+    expected = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), event_type) is not None
+    assert takes_type((pattern,), event_type) is expected
+
+
+def test_no_type_keeps_a_filter_busy() -> None:
+    """Types come from anyone; a regular expression would take hours for this one, with the interpreter in its hands."""
+    began_s = time.process_time()
+    assert not takes_type(("*a*a*a*b",), "a" * 60_000)
+    assert time.process_time() - began_s < 1
