@@ -63,6 +63,7 @@ class Proxy:
     - `cut_after(replies=…)`, `cut_after(request_bytes=…)`, `cut_after(reply_bytes=…)`: the connection breaks there.
     - `hold()` / `release()`: replies wait. `black_hole()`: both directions swallow everything, nothing breaks;
       `deaf` / `mute`: only requests do, only replies do.
+    - `half_open = True`: the server does not learn that a client has gone, until `cut()`.
     - `refuse = True`: new connections are closed at once. `cut()`: all connections break now; `cut(reset=True)`: by RST
       (with tcp=True).
     """
@@ -81,6 +82,7 @@ class Proxy:
             self.url = f"unix://{self._path}"
         self.swallow: Rule | None = None
         self.refuse = False
+        self.half_open = False
         self.replies = 0
         """Replies that came from the server so far."""
         self.swallowed = 0
@@ -143,6 +145,11 @@ class Proxy:
         """Swallow everything in both directions without breaking anything."""
         self.deaf = self.mute = on
 
+    def lead_to(self, address: Address) -> None:
+        """Break all connections, and forward new ones to another server: a failover."""
+        self._address = address
+        self.cut()
+
     def _accept(self) -> None:
         while not self._closed:
             try:
@@ -178,7 +185,8 @@ class Proxy:
                 server.sendall(part)
                 if len(part) < len(data):
                     break
-        self._break(pair)
+        if not self.half_open:
+            self._break(pair)
 
     def _answers(self, pair: tuple[socket.socket, socket.socket]) -> None:
         client, server = pair
