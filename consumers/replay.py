@@ -92,9 +92,10 @@ class Replay:
             asked = _last_id(end, position_id(end, now_ms, names[1]), first)
             if parse_entry_id(first) > parse_entry_id(asked):
                 raise UsageError(f"{said}: the range is reversed: {first} comes after {asked}")
+        oldest, known = starts_at(facts, first)
         plan = ReplayPlan(
             id=secrets.token_hex(8), source="range", first_id=first, last_id=last, selection=selection,
-            again=again, starts_at=starts_at(facts, first), members=group.members,
+            again=again, starts_at=oldest, older_known=known, members=group.members,
         )  # fmt: skip
         if parse_entry_id(first) <= parse_entry_id(last):
             plan = counted(

@@ -102,20 +102,20 @@ def steps(server: Persistent, stream: str, record: ReplayRecord, most: int) -> I
     for page in pages(server, stream, record.next_id, record.last_id):
         for entry_id, fields in page:
             parts = parts_of(entry_id, fields, record.selection)
-            beyond = (after(entry_id), 0)
             for part in parts:
                 if not part.chosen or (entry_id == first[0] and part.index < first[1]):
                     continue
                 step.events.append(as_again(stream, entry_id, part, why))
                 step.size_bytes += sum(map(len, part.fields))
                 if len(step.events) >= most or step.size_bytes >= STEP_BYTES:
-                    last = part is parts[-1]
-                    step.next_id, step.next_index = beyond if last else (entry_id.decode(), part.index + 1)
+                    ends = part is parts[-1]
+                    step.next_id = after(entry_id) if ends else entry_id.decode()
+                    step.next_index = 0 if ends else part.index + 1
                     yield step
-                    step, quiet = Step(step.next_id), 0
-            step.next_id, step.next_index = beyond
+                    step, quiet = Step(step.next_id, step.next_index), 0
         quiet += 1
         if quiet >= QUIET_PAGES:
+            step.next_id, step.next_index = after(page[-1][0]), 0
             yield step
             step, quiet = Step(step.next_id), 0
     step.next_id, step.next_index = after(record.last_id), 0
@@ -143,11 +143,12 @@ def pages(server: Persistent, stream: str, start: str, end: str) -> Iterator[lis
         start = after(page[-1][0])
 
 
-def starts_at(facts: StreamFacts, first_id: str) -> str:
-    """The stream's first entry, if older ones from first_id on are gone, as far as the server tells; else empty."""
+def starts_at(facts: StreamFacts, first_id: str) -> tuple[str, bool]:
+    """The stream's first entry, if older ones from first_id on are gone, else empty; whether the server can tell."""
     if facts.first_id is None or parse_entry_id(first_id) >= parse_entry_id(facts.first_id):
-        return ""
-    return facts.first_id if facts.added is None or facts.added > facts.entries else ""
+        return "", True
+    gone = facts.added is None or facts.added > facts.entries
+    return facts.first_id if gone else "", facts.added is not None
 
 
 @dataclass(frozen=True, slots=True)

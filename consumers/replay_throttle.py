@@ -59,7 +59,9 @@ class Throttle:
             time.sleep(LOOK_S)
             self._waiting = None
         now_s = time.monotonic()
-        time.sleep(self._pace.wait_s(self._paced, now_s))
+        wait_s = self._pace.wait_s(self._paced, now_s)
+        if wait_s:
+            time.sleep(wait_s)
         if self._rate is not None and now_s - self._pace.begun_s - self._paced / self._rate > BEHIND_S:
             self._pace, self._paced = Pace(now_s, self._rate), 0
 

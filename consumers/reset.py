@@ -60,9 +60,10 @@ def plan_reset(
             facts.newest_id if first == "$" else min(before(first), facts.newest_id, key=parse_entry_id)
         )
         read = state.last_read_id
+        oldest, known = starts_at(facts, after(position))
         plan = ResetPlan(
             stream=stream, group=group, position=position, from_position=read, members=state.members,
-            waiting=state.waiting, starts_at=starts_at(facts, after(position)),
+            waiting=state.waiting, starts_at=oldest, older_known=known,
         )  # fmt: skip
         back = parse_entry_id(position) < parse_entry_id(read)
         looked = ReplayPlan(

@@ -37,6 +37,8 @@ class ReplayPlan:
     """Of the selected: what `once=` has recorded as done: skipped, or with `again` run once more."""
     starts_at: str = ""
     """The stream's first entry, where older ones of the range are gone; else empty."""
+    older_known: bool = True
+    """False: the server cannot tell whether there ever were older ones (below 7.0)."""
     members: int = 0
     """Live members of the group."""
     begun_ms: int = 0

@@ -34,6 +34,8 @@ class ResetPlan:
     """Events that wait to run again (retried, replayed): they run all the same."""
     starts_at: str = ""
     """The stream's first entry, where older ones that are meant are gone; else empty."""
+    older_known: bool = True
+    """False: the server cannot tell whether there ever were older ones (below 7.0)."""
     members: int = 0
     """Live members: while there are any, the group is not reset."""
     entries_read: int | None = None

@@ -58,7 +58,8 @@ def _say(out: Output, plan: ResetPlan) -> None:
     group = f"group {plan.group} of {plan.stream}"
     out.talk(f"{group} stands at {plan.from_position}, and would read on after {plan.position}")
     if plan.starts_at:
-        out.warn(f"{plan.stream} starts at {plan.starts_at}: older ones are gone")
+        older = "older ones" if plan.older_known else "older ones, if there were any,"
+        out.warn(f"{plan.stream} starts at {plan.starts_at}: {older} are gone")
     if plan.read_again_entries:
         events = counted(plan.read_again_events, "event")
         out.talk(f"it reads {counted(plan.read_again_entries, 'entry')} with {events} again")

@@ -284,7 +284,8 @@ def _say_range(out: Output, stream: str, group: str, plan: ReplayPlan) -> None:
         f"{_when(plan.first_id)} to {_when(plan.last_id)}"
     )
     if plan.starts_at:
-        out.warn(f"{stream} starts at {_when(plan.starts_at)}: older ones are gone")
+        older = "older ones" if plan.older_known else "older ones, if there were any,"
+        out.warn(f"{stream} starts at {_when(plan.starts_at)}: {older} are gone")
     out.talk(f"{counted(plan.selected, 'event')}{_by(plan.selection)} of these: to group {group} again")
     if plan.unread:
         out.warn(f"group {group} has not read {plan.unread:,} of them yet: it will handle them twice")

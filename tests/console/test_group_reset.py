@@ -1,5 +1,7 @@
 """millstream group reset: the plan names what is read again and what never will be; refused while members live."""
 
+import re
+
 import pytest
 
 from pipeline.event import Event
@@ -94,4 +96,4 @@ def test_what_is_gone_is_said(read: list[str], stream: str, url: str, link: Link
     """Where the stream starts now."""
     link.call("XTRIM", stream, "MINID", "=", read[2])
     ran = here("group", "reset", stream, "g", "--to", "start", url=url)
-    assert f"{stream} starts at 10003-0: older ones are gone" in ran.err
+    assert re.search(f"{stream} starts at 10003-0: older ones(, if there were any,)? are gone", ran.err)
