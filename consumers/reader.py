@@ -239,7 +239,7 @@ class Reader:
             if limit is None:
                 return room
             free = limit - len(state.window) - coming - state.claiming
-            free += sum(len(settlement.held) for settlement in settlements)
+            free += sum(settlement.settles for settlement in settlements)
             if state.splitting:
                 free -= smaller_share(limit)
             elif state.sweeping:

@@ -52,6 +52,11 @@ class Settlement:
     ahead: Move | None = None
     """An emitted event that is appended before its entry is settled, where one script cannot do both."""
 
+    @property
+    def settles(self) -> int:
+        """How many entries are settled once it is carried out, if all goes well."""
+        return 0 if self.script is None or self.ahead is not None else len(self.held)
+
 
 class Settler:
     """Settles what state.settling holds. Any thread may call it; each entry is in one call at a time."""

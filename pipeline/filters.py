@@ -56,6 +56,11 @@ class GroupFilter:
         return self if text == self.text else GroupFilter(text, self.own)
 
 
+def shown_types(text: str) -> str:
+    """A group's filter for people: what each kind of its members takes; empty where nothing is known."""
+    return " | ".join(", ".join(_patterns(line)) or "all" for line in text.split("\n") if line)
+
+
 def _patterns(line: str) -> tuple[str, ...]:
     """A filter's patterns; one that cannot be read is a newer version's, and taken to want everything."""
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import MillstreamError, NoSuchGroupError, NoSuchStreamError, ServerRefusedError
+from pipeline.filters import shown_types
 from pipeline.keys import GroupRef, StreamKeys, escape, stream_of
 from pipeline.pause import read_pause
 from pipeline.position import parse_entry_id
@@ -77,6 +78,8 @@ class GroupFacts:
     """The entry id up to which the group has read."""
     claim_after_ms: int | None
     """None for a group that no member of Millstream's has joined."""
+    types: str
+    """Which event types its members take; those of unlike members are divided by |."""
     paused_ms: int | None
     """When it was paused, in ms since 1970; None if it is not."""
     paused_by: str
@@ -346,6 +349,7 @@ def _group_facts(
             ("HGETALL", keys.members(group)),
             ("HGET", keys.groups, f"{escape(group)}:claim_after"),
             ("HGET", keys.groups, f"{escape(group)}:paused"),
+            ("HGET", keys.groups, f"{escape(group)}:filter"),
             ("XPENDING", keys.stream, group, "-", "+", 1),
             ("XRANGE", keys.stream, f"({read_id}", "+", "COUNT", 1 if unread_now else 0),
         ]
@@ -355,7 +359,19 @@ def _group_facts(
         if isinstance(reply, MillstreamError) and not isinstance(reply, NoSuchGroupError):
             raise named(reply, keys.stream)
     there: list[Reply] = [() if isinstance(reply, NoSuchGroupError) else reply for reply in replies]
-    again, again_pending, retries, first_retry, dead, members, claim_after, kept, oldest, next_unread = there
+    (
+        again,
+        again_pending,
+        retries,
+        first_retry,
+        dead,
+        members,
+        claim_after,
+        kept,
+        types,
+        oldest,
+        next_unread,
+    ) = there
     pause = read_pause(text(kept or b""))
     again_running = again_pending[0] if again_pending else 0
     beats = _heartbeats(members, now_ms)
@@ -390,6 +406,7 @@ def _group_facts(
         consumers=row["consumers"],
         last_read_id=read_id,
         claim_after_ms=int(claim_after) if claim_after else None,
+        types=shown_types(text(types or b"")),
         paused_ms=pause.since_ms if pause else None,
         paused_by=pause.by if pause else "",
         paused_reason=pause.reason if pause else "",

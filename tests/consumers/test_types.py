@@ -6,6 +6,7 @@ from consumers import membership
 from consumers.app import Pipeline
 from pipeline.event import Event
 from pipeline.server.groups import declare_filter
+from pipeline.server.overview import groups
 from tests.consuming import Consuming, total
 from tests.until import until
 
@@ -41,6 +42,7 @@ def test_the_group_s_filter_is_what_its_members_take(consuming: Consuming) -> No
     declare(newer, consuming.stream, ["order.*"])
     with consuming.running():
         assert fact(consuming) == '["a", "order.placed"]'
+        assert groups(consuming.link, consuming.stream, only="g")[0].types == "a, order.placed"
         with consuming.running(newer):
             assert fact(consuming) == '["a", "order.placed"]\n["order.*"]'
         assert fact(consuming) == '["a", "order.placed"]'

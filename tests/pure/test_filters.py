@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.filters import ALL, GroupFilter, filter_text
+from pipeline.filters import ALL, GroupFilter, filter_text, shown_types
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,14 @@ def test_a_group_of_like_members_wants_nothing_elsewhere() -> None:
 def test_a_filter_that_cannot_be_read_wants_everything(line: str) -> None:
     """It is a newer version's: what it takes must not be acknowledged here."""
     assert GroupFilter(line, '["a"]').wanted_elsewhere("anything")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("", ""), ("[]", "all"), ('["a", "b.*"]', "a, b.*"), ('["a"]\n["b"]', "a | b")]
+)
+def test_a_filter_is_shown_in_words(text: str, shown: str) -> None:
+    """As `group show` has it."""
+    assert shown_types(text) == shown
 
 
 def test_another_text_is_seen_by_the_same_member() -> None:
