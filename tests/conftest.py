@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
 
 TESTS = Path(__file__).parent
+POSTGRES_S = 240
 BINARY = os.environ.get("MILLSTREAM_TEST_SERVER") or None
 
 
@@ -93,6 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if TESTS / "pure" in item.path.parents:
             item.add_marker("pure")
+        if "postgres" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(POSTGRES_S))  # the first has it started, which takes its time
     without = [
         name for name, option in (("faults", "--full"), ("rows", "--rows")) if not config.getoption(option)
     ]

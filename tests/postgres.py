@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-UP_S = 60
+UP_S = 90
 
 
 def programs() -> Path | None:
@@ -65,9 +65,6 @@ def started_postgres() -> Iterator[Postgres]:
                 stdout=log, stderr=log, cwd=folder, **user,  # type: ignore[call-overload]
             )  # fmt: skip
         try:
-            subprocess.run(
-                [bin_folder / "pg_isready", "-q", "-h", folder, "-t", str(UP_S)], check=False, timeout=UP_S
-            )
             _until_up(Postgres(folder))
             yield Postgres(folder)
         finally:

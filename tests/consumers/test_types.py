@@ -85,7 +85,7 @@ def test_what_was_passed_over_is_looked_at_again_if_the_filter_is_another_by_the
         pack = consuming.send_pack([2, 3], types=["order.placed", "order.refunded"])
         until(lambda: total(running.members)["released"] >= 2, what="they are left to the new member")
         until(lambda: single in consuming.pending() and pack not in consuming.pending())
-        # Of the pack only what nobody here takes, whether it was read before the filter was known to be another or after.
+        # Of the pack only what nobody here takes, whether it was read before that filter was known or after.
         until(lambda: consuming.again_entries() == 1)
         assert total(running.members)["filtered"] == 1
 
