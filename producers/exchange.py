@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pipeline.errors import AccessDeniedError, MillstreamError, NotConnectedError, ServerRefusedError
 from pipeline.options import ProducerOptions
 from pipeline.server.append import Answer, Appended, AppendOptions, append_command, parse_append
-from pipeline.server.connect import Connector, Link
-from pipeline.server.scripts import Arg, script
+from pipeline.server.connect import Command, Connector, Link
+from pipeline.server.scripts import script
 from producers.batch import Batch, Batches
 from producers.confirm import Level
 from producers.encoder import Encoder
@@ -116,7 +116,7 @@ class Exchange:
 
     def write(self, taken: Sequence[tuple[Batches, Batch]], now_ms: float) -> None:
         """Put batches on the wire, in this order, and behind them what waits for the confirm level."""
-        commands: list[tuple[Arg, ...]] = []
+        commands: list[Command] = []
         loads, self._load = self._load, False
         if loads:
             commands.append(("SCRIPT", "LOAD", self._script.text))
@@ -194,7 +194,7 @@ class Exchange:
                 return self._load_error
         return answer
 
-    def _command(self, batches: Batches, batch: Batch, now_ms: float) -> tuple[Arg, ...]:
+    def _command(self, batches: Batches, batch: Batch, now_ms: float) -> bytes:
         ids: dict[int, str] = {}
         values: list[Sequence[bytes]] = []
         entries = 0

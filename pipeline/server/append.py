@@ -12,7 +12,7 @@ from typing import TypeAlias
 from pipeline.errors import MillstreamError, ServerRefusedError
 from pipeline.keys import StreamKeys
 from pipeline.server.replies import Reply, text
-from pipeline.server.scripts import Arg, script
+from pipeline.server.scripts import script
 
 MAX_UNCONFIRMED = 16
 """Batches of one producer and stream that may be on their way at once: the script remembers as many."""
@@ -95,8 +95,8 @@ def append_command(
     before: str = "",
     after: str = "",
     options: AppendOptions = AppendOptions(),
-) -> tuple[Arg, ...]:
-    """The EVALSHA for one batch.
+) -> bytes:
+    """The EVALSHA for one batch, packed.
 
     Args:
         values: header and body of each entry in turn, in as many pieces as are at hand; if not plain, the names and
@@ -109,8 +109,8 @@ def append_command(
         *(number, base, options.expiry_ms, int(renew)),
         *(options.max_stream_entries, options.dedupe_for_ms),
     )
-    args: list[Arg] = [
-        *map(str, numbers),  # texts alone are packed as they are
+    args = [
+        *map(str, numbers),
         before if source else "",
         after if source else "",
         str(int(plain)),
@@ -120,14 +120,39 @@ def append_command(
     for index in sorted(ids):
         names.append(keys.ids(ids[index]))
         args.append(str(index + 1))
-    if plain:
-        for piece in values:
-            args += piece
-    else:
-        for piece in values:
-            args.append(str(len(piece)))
-            args += piece
-    return script("append").command(names, args)
+    words = [str(word).encode() for word in script("append").command(names, args)]
+    for piece in values:
+        if not plain:
+            words.append(b"%d" % len(piece))
+        words += piece
+    return pack_words(words)
+
+
+class _Starts(dict[int, bytes]):
+    """What stands between two words of a command, by the size of the second: made once for each size."""
+
+    def __missing__(self, size: int) -> bytes:
+        start = b"\r\n$%d\r\n" % size
+        if size < MANY_SIZES:
+            self[size] = start
+        return start
+
+
+MANY_SIZES = 8_192
+"""Words below this size are many, and their sizes few."""
+_starts = _Starts()
+
+
+def pack_words(words: Sequence[bytes]) -> bytes:
+    """A command as the server reads it: the bytes are those of hiredis.pack_command.
+
+    That takes 0.4 us per event, as it looks at each word by itself; here no step of Python is made for a word.
+    """
+    pieces = [*words, *words, b"\r\n"]
+    pieces[:-1:2] = map(_starts.__getitem__, map(len, words))
+    pieces[1::2] = words
+    pieces[0] = b"*%d%b" % (len(words), pieces[0])
+    return b"".join(pieces)
 
 
 def parse_append(reply: Reply) -> Answer:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import hiredis
 import redis.exceptions
@@ -45,8 +45,14 @@ _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _TEXTS = frozenset((bytes, str))
 
 
-def _packed(command: Sequence[Arg]) -> bytes:
+Command: TypeAlias = Sequence[Arg] | bytes
+"""A command as its words, or packed already."""
+
+
+def _packed(command: Command) -> bytes:
     """A command in bytes. Numbers are made text here: hiredis crashes if a signal handler raises while it does that."""
+    if isinstance(command, bytes):
+        return command
     if not _TEXTS.issuperset(map(type, command)):
         command = [arg if isinstance(arg, bytes | str) else str(arg) for arg in command]
     packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
@@ -90,7 +96,7 @@ class Link:
         self.send(args)
         return self.read()
 
-    def calls(self, commands: Sequence[Sequence[Arg]]) -> list[Reply]:
+    def calls(self, commands: Sequence[Command]) -> list[Reply]:
         """Send all commands, then read all replies; an error answer is returned in its place, not raised."""
         self.send(*commands)
         return [self.read_or_error() for _ in commands]
@@ -111,7 +117,7 @@ class Link:
         """Make the script known to the server."""
         self.call("SCRIPT", "LOAD", script.text)
 
-    def send(self, *commands: Sequence[Arg]) -> None:
+    def send(self, *commands: Command) -> None:
         """Write commands without waiting for their replies; read() them later, in order.
 
         Replies that come meanwhile are taken in: a server that cannot get rid of them would read no further.
@@ -120,7 +126,7 @@ class Link:
         while self._unsent:
             self._wait(self._timeout_s)
 
-    def post(self, *commands: Sequence[Arg]) -> None:
+    def post(self, *commands: Command) -> None:
         """send() without waiting for the socket: what it does not take at once is written by ready() and read().
 
         A connection that breaks here is closed by whoever waits for the answer: that may be another thread.
