@@ -92,7 +92,11 @@ class Settler:
     def teach(self, link: Link) -> None:
         """Load scripts that the server did not know. Only while no reply is outstanding on the link."""
         while self._untaught:
-            link.load(self._untaught.pop())
+            try:
+                missing = self._untaught.pop()
+            except KeyError:  # the other thread has it
+                return
+            link.load(missing)
 
     def settle(self, link: Link, settlements: Sequence[Settlement]) -> None:
         """Send prepared settlements and take in their answers."""

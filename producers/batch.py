@@ -358,6 +358,14 @@ class Batches:
             return self._unconfirmed[0].deadline_ms
         return self.waiting[0].deadline_ms if self.waiting else None
 
+    def held(self) -> list[Chunk]:
+        """All chunks that have not ended."""
+        return [chunk for batch in self._unconfirmed for chunk in batch.chunks] + list(self.waiting)
+
+    def recount(self) -> None:
+        """Reckon anew what waits: a signal handler may have raised in the midst of add()."""
+        self._replace_waiting(self.waiting)
+
     def _next_chunks(self) -> list[Chunk]:
         """The chunks of the next batch: of one source, within the limits, at least one."""
         chunks: list[Chunk] = []

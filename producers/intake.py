@@ -86,6 +86,8 @@ class Intake:
         self.taken = 0
         """Events taken out so far."""
         self._taken_ms = 0.0
+        self._sized = (0, 0)
+        """How many bytes so many of the first events have: the others are added when it is asked."""
         self._encoder = encoder
         self._pack = options.pack
         self._chunk = chunk
@@ -95,6 +97,11 @@ class Intake:
         """Events that make a whole batch."""
 
     @property
+    def chunks(self) -> list[Chunk]:
+        """The chunks that other calls made, among what lies there."""
+        return [one for one in self.entries[1::PARTS] if one.__class__ is Chunk]
+
+    @property
     def events(self) -> int:
         """How many events lie there."""
         return len(self.entries) // PARTS
@@ -102,8 +109,14 @@ class Intake:
     @property
     def bytes(self) -> int:
         """How many bytes they have, about."""
-        bodies = self.entries[PARTS - 1 :: PARTS]
-        return sum(map(len, bodies)) + LOOSE_BYTES * len(bodies)
+        events = self.events
+        counted, size = self._sized
+        if counted > events:
+            counted = size = 0
+        bodies = self.entries[counted * PARTS + PARTS - 1 : events * PARTS : PARTS]
+        size += sum(map(len, bodies)) + LOOSE_BYTES * len(bodies)
+        self._sized = (events, size)
+        return size
 
     def put(self, one: Put, now_ms: float) -> None:
         """Put one there. With the sender's lock held, or from where it must not be waited for."""
@@ -145,6 +158,7 @@ class Intake:
         # Others put more there at any time, behind these.
         taken = entries[: events * PARTS]
         del entries[: events * PARTS]
+        self._sized = (0, 0)
         deadline_ms = self.since_ms + self._timeout_ms
         # What is left came after the last time something was taken.
         self.since_ms, self._taken_ms = max(self.since_ms, self._taken_ms) if entries else now_ms, now_ms

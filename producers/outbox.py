@@ -102,6 +102,14 @@ class Outbox:
             self._release(one.chunks)
         return settled
 
+    def recount(self, others: Sequence[Chunk]) -> None:
+        """Reckon anew what is held, with others that are counted already: a signal handler may have raised midway."""
+        for batches in self._streams.values():
+            batches.recount()
+        held = [*others, *(chunk for batches in self._streams.values() for chunk in batches.held())]
+        self.events = sum(chunk.events for chunk in held)
+        self.bytes = sum(chunk.size_bytes for chunk in held)
+
     def _release(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
             self.events -= chunk.events

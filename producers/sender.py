@@ -39,6 +39,10 @@ from producers.waker import Waker
 DIRECT_BYTES = 65_536
 """An event up to this size is written by the thread that sends it, if nothing is on the way: the socket takes it."""
 
+LOOKS = 10
+"""So often within the send timeout the thread looks whether something came: what did is taken to have come just behind
+the look before, as whoever sends notes no time. So a send has at least nine tenths of its timeout."""
+
 _NO_OLDER = (
     "dropped: all older events are on their way, so none of them could make room (when_full=drop_oldest)"
 )
@@ -102,6 +106,8 @@ class Sender:
         self._stopped = False
         self._ended = False
         """The thread has gone."""
+        self._miscounted = False
+        """A signal handler raised in the midst of a send: what is held has to be counted anew."""
         self._give_up_ms = float("inf")
         self._tries = 0
         self._broken = 0
@@ -208,6 +214,7 @@ class Sender:
                 raise
             except BaseException:
                 # A signal handler raised in the midst of it: nobody knows how far it came.
+                self._miscounted = True
                 self._waker.wake()
                 raise
             finally:
@@ -447,7 +454,8 @@ class Sender:
             # A signal handler that sends may come in the midst of this, in this very thread: one start is enough.
             self._starting = True
             try:
-                self._thread = self._start()
+                thread = self._start()
+                self._thread = self._thread or thread
             finally:
                 self._starting = False
 
@@ -469,7 +477,11 @@ class Sender:
     # The thread.
 
     def _run(self) -> None:
-        self._thread_id = threading.get_ident()
+        with self._lock:
+            # A signal handler that raises in the midst of a start leaves it open whether a thread runs.
+            if self._thread_id or self._ended:
+                return
+            self._thread, self._thread_id = threading.current_thread(), threading.get_ident()
         try:
             while self._more():
                 try:
@@ -588,7 +600,8 @@ class Sender:
             self._asleep = True
             self._fit()
         answer_by_ms = self._exchange.answer_by_ms
-        ready = self._exchange.ready(min(answer_by_ms, due_ms or answer_by_ms) - now, self._waker.read_end)
+        until_ms = min(answer_by_ms, due_ms or answer_by_ms, now + self.options.send_timeout_ms / LOOKS)
+        ready = self._exchange.ready(until_ms - now, self._waker.read_end)
         self._awake()
         return ready
 
@@ -612,7 +625,7 @@ class Sender:
         if self._closing:
             times.append(self._give_up_ms)
         if connected:  # who sends may write by itself meanwhile: then there is an answer to be watched for
-            times.append(now + min(self._exchange.connector.timeout_ms, self.options.send_timeout_ms))
+            times.append(now + min(self._exchange.connector.timeout_ms, self.options.send_timeout_ms / LOOKS))
         timeout_ms = min(times) - now if times else None
         if not connected:
             self._waker.wait(
@@ -634,6 +647,10 @@ class Sender:
 
     def _expire(self) -> None:
         with self._lock:
+            if self._miscounted:  # here no signal handler raises
+                self._miscounted = False
+                self.outbox.recount(self.intake.chunks)
+                self._changed.notify_all()
             now = now_ms()
             if not self._exchange.in_flight:
                 self._take_in(now)

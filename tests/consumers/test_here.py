@@ -158,8 +158,8 @@ def test_what_fails_where_it_is_read_is_retried_or_buried(consuming: Consuming) 
             raise Reject("no")
 
     def here(running: Running) -> bool:
-        consuming.send("quick")
         count = running.members[0].counts.settled
+        consuming.send("quick")
         until(lambda: running.members[0].counts.settled > count)
         return "reader" in ran[-1][1]
 

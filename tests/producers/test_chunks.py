@@ -1,18 +1,20 @@
 """Chunks: sends that wait go together, and each is still its own."""
 
+import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from pipeline.errors import BufferFull, ClosedError, SendError
+from pipeline.errors import BufferFull, ClosedError, SendError, SendUnknownError
 from pipeline.server.connect import Link
 from producers.producer import Producer
 from producers.receipt import Receipt
-from tests.conftest import Server
+from tests.conftest import OwnServer, Server
 from tests.producers.reading import datas, events
 from tests.proxy import Proxy
 from tests.until import until
@@ -177,6 +179,13 @@ def test_a_send_that_interrupts_another_does_not_wait_for_room() -> None:
         producer.close(0)
 
 
+def at_work() -> set[int | None]:
+    """The threads of producers. One whose start was interrupted may stay in the library's list though it has gone."""
+    frames = sys._current_frames()
+    names = {thread.ident for thread in threading.enumerate() if thread.name == "millstream-producer"}
+    return names & frames.keys()
+
+
 class Interruption(BaseException):
     """What a signal handler raises here, as Ctrl-C raises KeyboardInterrupt."""
 
@@ -219,6 +228,89 @@ def test_a_send_that_is_interrupted_leaves_the_others_in_no_doubt(
         number: number for number in receipts
     }
     assert len(set(where.values())) == len(where)
+
+
+# A signal handler that raises may do so in a callback of the library, or in the midst of a thread's start.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("first", [True, False], ids=["the first send", "any other"])
+def test_sends_that_are_interrupted_leave_one_thread_and_nothing_that_is_counted_for_ever(
+    server: Server, link: Link, stream: str, first: bool
+) -> None:
+    """At any instruction of it, the start of the thread included."""
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interruption
+
+    def interrupted(producer: Producer, after_s: float, number: int) -> bool:
+        nonlocal armed
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, after_s)
+            producer.send(stream, number, key="k")
+            producer.send(f"{stream}-others", "x" * 5_000)
+            producer.send_many(stream, [number, number])
+            return False
+        except Interruption:
+            return True
+        finally:
+            armed = False
+
+    rng = random.Random("interrupted")
+    signal.signal(signal.SIGALRM, interrupt)
+    producer = Producer(server.address.shown, send_timeout="10s")
+    hits = 0
+    try:
+        if first:
+            for number in range(150):
+                producer.close(5)
+                producer = Producer(server.address.shown, send_timeout="10s")
+                hits += interrupted(producer, rng.uniform(0.000_02, 0.000_4), number)
+                assert producer.send(stream, -1).result(5).entry_id
+                thread = producer._sender._thread
+                assert thread is not None
+                until(lambda: at_work() == {thread.ident})  # noqa: B023 - asked within this turn of the loop
+        else:
+            producer.send(stream, -1).result(5)
+            for number in range(4_000):
+                hits += interrupted(producer, rng.uniform(0.000_02, 0.000_25), number)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    assert hits > 20
+    assert producer.send(stream, "last").result(5).entry_id
+    until(lambda: not producer._sender.held, what=lambda: f"{producer._sender.held} events are held")
+    assert producer._sender.outbox.bytes == 0
+    producer.close(5)
+    # Each of them once, whatever of a send that was interrupted is there.
+    ids = [event.id for event in events(link, stream)]
+    assert len(ids) == len(set(ids))
+
+
+def test_an_event_that_comes_while_an_answer_is_awaited_has_its_whole_send_timeout(
+    own_server: OwnServer, stream: str
+) -> None:
+    """It is not counted from when the one before it was sent, whose answer never comes."""
+    server = own_server()
+    with Producer(server.address.shown, send_timeout="2s", reply_timeout="2s") as producer:
+        producer.send(stream, {"n": 0}).result(5)
+        until(lambda: producer._sender._asleep)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            began_s = time.monotonic()
+            first = producer.send(stream, {"n": 1})
+            until(lambda: time.monotonic() - began_s > 1.6)
+            second = producer.send(stream, {"n": 2})
+            with pytest.raises(SendUnknownError):
+                first.result(5)
+            until(lambda: time.monotonic() - began_s > 2.3)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert second.result(5).entry_id
 
 
 @pytest.fixture

@@ -66,7 +66,8 @@ class ModelServer:
         appended = Appended(1, len(self.stream), len(request.names), {})
         self.stream += request.names
         self.records[number] = appended
-        self.records.pop(number - 16, None)
+        for known in [known for known in self.records if known < number and known % 16 == number % 16]:
+            del self.records[known]  # its field is another's now
         self.last = number
         return appended
 
