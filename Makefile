@@ -34,10 +34,11 @@ bench: $(VENV)/.ready-dev ## the server's limit and our share of it, on a server
 
 faults: $(VENV)/.ready-dev ## the fault suite in full: 10,000 confirmed sends a row (ARGS="--row NAME --seed 7"); takes long
 	@$(BIN)/python -m tests.faults.campaign $(ARGS)
+	@$(BIN)/python -m tests.faults.campaign --variants --sends 1000
 	@$(PYTEST) -v --full --timeout 1800 tests/faults tests/guarantees tests/model
 
-faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each
-	@$(PYTEST) -n 2 --rows tests/faults/test_campaign.py
+faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each, and some variants
+	@$(PYTEST) -n 4 --dist worksteal --rows tests/faults/test_campaign.py tests/faults/test_variants.py
 
 fuzz: $(VENV)/.ready-fuzz ## every decoder under libFuzzer (SECONDS=60 for each; ARGS="entry header" for some)
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)

@@ -19,6 +19,8 @@ HEARS_S = 2.0
 """A worker that stood still hears with its next heartbeat what it lost meanwhile: after so long at the latest."""
 HOLDS_S = 5.0
 """What a worker holds it has begun after so long."""
+HALF_OPEN_S = 6.0
+"""A read that waits at the server for a client that is gone ends within this."""
 GAP_S = 0.1
 """A run that began or ended so close to a sample says nothing about it."""
 
@@ -264,7 +266,9 @@ def _repeats(
         for place, run in enumerate(runs):
             if run.attempt > place + 1 and sent is not None:
                 harmed = any(
-                    fault.repeats and fault.until_s >= sent.asked_s and fault.from_s <= run.begun_s
+                    fault.repeats
+                    and fault.until_s + _after_s(fault) >= sent.asked_s
+                    and fault.from_s <= run.begun_s
                     for fault in history.faults
                 ) or any(
                     stall.until_s >= sent.asked_s and stall.from_s <= run.begun_s for stall in long_stalls
@@ -273,6 +277,11 @@ def _repeats(
                     found.note(
                         "miscounted", f"{name} in {group}: run {place + 1} is told it is {run.attempt}"
                     )
+
+
+def _after_s(fault: Fault) -> float:
+    """How long after a fault of everybody's entries may still go to a connection of which one half is gone."""
+    return HALF_OPEN_S if fault.pids is None else 0.0
 
 
 def _explains(fault: Fault, before: Run, run: Run, sent: Sent | None) -> bool:

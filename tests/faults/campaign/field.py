@@ -114,6 +114,8 @@ class Field:
         self._told: dict[str, str] = {}
         self._asked: dict[str, tuple[str, str, float]] = {}
         self._told_s: dict[str, float] = {}
+        self._latest_s: dict[str, float] = {}
+        """By producer, when it was asked for the latest send whose end it was told."""
         self._exits: dict[int, int] = {}
         self._stalls: list[Stall] = []
         self._samples: list[Sample] = []
@@ -279,6 +281,16 @@ class Field:
         wanted = self.confirmed() + more
         until(lambda: self.confirmed() >= wanted, timeout_s, what=self.said, every_s=0.02)
 
+    def until_all_told(self, timeout_s: float = 60) -> None:
+        """Wait until every producer was told the end of something that it was asked for from now on."""
+        from_s = now_s()
+
+        def told() -> bool:
+            self._read_producers()
+            return all(self._latest_s.get(f"p.{one.pid}", 0.0) >= from_s for one in self.producers)
+
+        until(told, timeout_s, what=self.said, every_s=0.05)
+
     def pause(self, seconds: float) -> None:
         """Let things go on for so long: a part of the plan of a fault, not a wait for a condition."""
         time.sleep(seconds)
@@ -307,6 +319,8 @@ class Field:
                         if before == CONFIRMED or (before is not None and fate == FAILED):
                             continue
                         self._told[name] = fate
+                        source, _, asked_s = self._asked[name]
+                        self._latest_s[source] = max(asked_s, self._latest_s.get(source, 0.0))
                         self._told_s.setdefault(name, at_s)
                         self._confirmed += fate == CONFIRMED
                 elif kind == "stall":

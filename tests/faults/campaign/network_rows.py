@@ -137,7 +137,7 @@ def hole(
             field.wire.lose(requests=requests, replies=replies)
             field.pause(rng.uniform(*seconds))
             field.wire.lose(requests=False, replies=False)
-        field.until_confirmed(40)
+        field.until_all_told()  # TCP tries again ever more rarely: the next hole is not to be the same one for anybody
 
     return storm
 
@@ -257,7 +257,8 @@ ROWS = (
         storm=reset,
         site=wired,
         around=over_wire,
-        load=PATIENTLY,
+        # No ledger: the server may hand entries to the half that it keeps, and what comes later runs before.
+        load=replace(PATIENTLY, crews=PATIENTLY.crews[:2]),
         demands=Demands(repeats=False, claim_after_s=30),
         drain_s=20,
     ),

@@ -57,7 +57,7 @@ def kill_server(field: Field, rng: random.Random) -> None:
         field.server.kill()
         field.pause(rng.uniform(0, 1.6))  # beyond every lease, now and then
         field.server.start()
-    field.until_confirmed(60)
+    field.until_all_told()  # who waits longest before it tries again is not to meet the next kill, and the next
 
 
 def kill_strict_server(field: Field, rng: random.Random) -> None:
@@ -67,7 +67,7 @@ def kill_strict_server(field: Field, rng: random.Random) -> None:
         field.server.kill()
         field.pause(rng.uniform(0, 1.6))  # beyond every lease, now and then
         field.server.start()
-    field.until_confirmed(60)
+    field.until_all_told()  # who waits longest before it tries again is not to meet the next kill, and the next
 
 
 def slow_server(field: Field, rng: random.Random) -> None:
@@ -203,7 +203,7 @@ def restart_empty(field: Field, rng: random.Random) -> None:
         field.server.kill()
         field.server.lose_data()
         field.server.start()
-    field.until_confirmed(60)
+    field.until_all_told()
 
 
 def destroy_group(field: Field, rng: random.Random) -> None:

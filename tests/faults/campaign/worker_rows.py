@@ -71,7 +71,7 @@ def kill_producer(field: Field, rng: random.Random) -> None:
     victim = rng.choice(field.producers)
     field.kill([victim])
     field.replace(victim)
-    field.pause(0.2)
+    field.until_all_told()
 
 
 def busy(group: str, kinds: tuple[str, ...], *, obeys: bool = False, **options: object) -> Crew:
