@@ -103,8 +103,8 @@ def test_g10_it_works_again_by_itself(
     """Everything sent afterwards is confirmed and handled by both groups, with few words in all."""
     caplog.set_level(logging.INFO, logger="millstream")
     with (
-        Crew(tmp_path, mine.url, stream, group="a") as a,
-        Crew(tmp_path, mine.url, stream, group="b") as b,
+        Crew(tmp_path, mine.url, stream, group="a", claim_after="10s") as a,
+        Crew(tmp_path, mine.url, stream, group="b", claim_after="10s") as b,
         Flow(mine.url, stream) as flow,
     ):
         crews = (a, b)
