@@ -205,6 +205,9 @@ def pages_of(
 ) -> Iterator[list[Left]]:
     """The pending entries that are meant, of the stream and of the group's own one, page by page."""
     refs = (GroupRef(keys, group), GroupRef(keys, group, again=True))
+    # Of its own stream, what is there now: what is moved comes there anew, and a member may take it at once.
+    newest = server.ask(lambda link: link.call("XREVRANGE", keys.again(group), "+", "-", "COUNT", 1))
+    last_again = text(newest[0][0]) if newest else "0-0"
     for ref in refs if again else refs[:1]:
         if plan.ids:
             for at in range(0, len(plan.ids), PAGE_ENTRIES):
@@ -213,24 +216,26 @@ def pages_of(
                 if page:
                     yield page
             continue
-        start = "-" if ref.again else plan.first_id
+        start, end = ("-", last_again) if ref.again else (plan.first_id, plan.last_id)
         while True:
-            rows, page = server.ask(lambda link, ref=ref, at=start: _page(link, ref, at, plan))  # type: ignore[misc]
+            rows, page = server.ask(
+                lambda link, ref=ref, at=start, end=end: _page(link, ref, at, end, plan)  # type: ignore[misc]
+            )
             if page:
                 yield page
-            if len(rows) < PAGE_ENTRIES or (
-                not ref.again and parse_entry_id(rows[-1][0]) >= parse_entry_id(plan.last_id)
-            ):
+            if len(rows) < PAGE_ENTRIES:
                 break
             start = f"({text(rows[-1][0])}"
 
 
 def _page(
-    link: Link, ref: GroupRef, start: str, plan: ReplayPlan
+    link: Link, ref: GroupRef, start: str, end: str, plan: ReplayPlan
 ) -> tuple[list[tuple[bytes, str, int, int]], list[Left]]:
-    """Rows of XPENDING, and those of them that are meant."""
+    """Rows of XPENDING up to end, and those of them that are meant."""
+    last = parse_entry_id(end)
     try:
         rows = pending_of(link, ref, start=start, count=PAGE_ENTRIES, min_idle_ms=plan.idle_ms)
+        rows = [row for row in rows if parse_entry_id(row[0]) <= last]
     except NoSuchGroupError:
         if not ref.again:
             raise

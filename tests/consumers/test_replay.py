@@ -646,6 +646,25 @@ def test_what_runs_again_and_was_abandoned_is_replayed_too(consuming: Consuming,
     assert sorted(seen["g"]) == [(n, True) for n in range(5)]
 
 
+def test_what_was_moved_is_not_moved_again(consuming: Consuming, replay: Replay) -> None:
+    """Not even by force, where a member takes each at once, under a new id."""
+    consuming.send(*range(250))
+    create(consuming, "0")
+    abandon(consuming, 250)
+    replay.run(replay.plan_pending())
+    again, call = consuming.keys.again("g"), consuming.link.call
+    call("XGROUP", "CREATE", again, "g", "0")
+
+    def take(at: ReplayProgress) -> None:
+        call("XREADGROUP", "GROUP", "g", "alive", "STREAMS", again, ">")
+        assert at.handed_over <= 250
+
+    take(ReplayProgress(handed_over=0, planned=0, waiting=0))
+    until(lambda: replay.plan_pending(force=True).entries == 250, what="they are older than a millisecond")
+    assert replay.run(replay.plan_pending(force=True), progress=take).handed_over == 250
+    assert consuming.again_entries() == 250
+
+
 def test_a_replay_of_trimmed_pending_entries_settles_them(consuming: Consuming, replay: Replay) -> None:
     """There is nothing left to run: they are pending no more."""
     consuming.send(1, 2)
