@@ -31,7 +31,7 @@ HOMES = {
     "redis": ("pipeline.server",),
     "hiredis": ("pipeline.server", "benchmarks.limits"),
     "msgpack": ("pipeline.codec", "benchmarks.limits"),
-    "ormsgpack": ("pipeline.codec",),
+    "ormsgpack": ("pipeline.codec", "benchmarks.limits"),
     "zstandard": ("pipeline", "benchmarks.limits"),
     # The demo's service and the benchmark of log calls stand for a user's application.
     "structlog": ("pipeline.observe", "producers.logs", "console.demo.service", "benchmarks.logs"),

@@ -1,5 +1,6 @@
 """Bare: the loops of benchmarks/limits, each as a duty of the bench."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,10 +9,12 @@ from benchmarks.limits.append import DEPTHS, append, best
 from benchmarks.limits.consume import consume, single_ids
 from benchmarks.limits.event import bodies, events, tally
 from benchmarks.limits.latency import latency
-from benchmarks.limits.packs import append_packs, pack_ids
+from benchmarks.limits.packs import PER_PACK, append_packs, pack_ids
+from benchmarks.limits.send import send
 from console.bench.delay import WARM_EVENTS, delays
 from console.bench.stopwatch import Stopwatch
 from pipeline.server.connect import Connector, Link
+from pipeline.server.scripts import script
 
 BLOCK_MS = 1_000
 
@@ -56,6 +59,23 @@ def bare_packs_append(
         watch = Stopwatch()
         watch.start()
         append_packs(sock, stream, rows)
+        watch.stop()
+    return watch.facts()
+
+
+def bare_send(
+    url: str | None, *, stream: str, count: int, pack: bool = False, ready: Callable[[], None]
+) -> dict[str, Any]:
+    """Send so many events one by one, from one thread to another, by the append script."""
+    rows = events(count)
+    with _links(url) as (link,), link.bare() as sock:
+        ready()
+        watch = Stopwatch()
+        watch.start()
+        send(
+            sock, stream, script("append").text, rows,
+            per_pack=PER_PACK if pack else 0, producer=secrets.token_hex(8),
+        )  # fmt: skip
         watch.stop()
     return watch.facts()
 

@@ -29,8 +29,10 @@ class Measure:
 
 LIMIT = "limit"
 BARE_APPEND = "bare-append"
+BARE_SEND = "bare-send"
 BARE_CONSUME = "bare-consume"
 BARE_PACKS = "bare-packs-append"
+BARE_PACKS_SEND = "bare-packs-send"
 BARE_PACKS_CONSUME = "bare-packs-consume"
 
 
@@ -49,7 +51,10 @@ MEASURES: Sequence[Measure] = (
         BARE_APPEND, "append", "bare loop: XADD of packed events, pipelined", of=LIMIT, duty="bare-append"
     ),
     _ours("send-many", "send_many()", of=LIMIT, many=True),
-    _ours("send", "send() in a loop, every receipt kept and confirmed", of=LIMIT),
+    Measure(
+        BARE_SEND, "append", "bare loop: events one by one, by the append script", of=LIMIT, duty=BARE_SEND
+    ),
+    _ours("send", "send() in a loop, every receipt kept and confirmed", of=BARE_SEND),
     Measure(
         BARE_CONSUME, "consume", "bare loop: read, decode, ack by 1,000", duty=BARE_CONSUME, filled="singles"
     ),
@@ -59,7 +64,15 @@ MEASURES: Sequence[Measure] = (
     _handling("consume-data", "plain handler that reads each event's data", "data", "singles"),
     Measure(BARE_PACKS, "append", "bare loop: pack 100, zstd, XADD", duty=BARE_PACKS),
     _ours("packs-send-many", "send_many(pack=True)", of=BARE_PACKS, many=True, pack=True),
-    _ours("packs-send", "send() in a loop, Producer(pack=True)", of=BARE_PACKS, pack=True),
+    Measure(
+        BARE_PACKS_SEND,
+        "append",
+        "bare loop: events one by one, packs by the append script",
+        of=BARE_PACKS,
+        duty=BARE_SEND,
+        how={"pack": True},
+    ),
+    _ours("packs-send", "send() in a loop, Producer(pack=True)", of=BARE_PACKS_SEND, pack=True),
     Measure(
         BARE_PACKS_CONSUME,
         "consume",
@@ -98,8 +111,9 @@ _BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 def chosen(names: Collection[str]) -> list[Measure]:
-    """The measures of these names and those they are compared with; all, if none is named."""
+    """The measures of these names, those they are compared with, and what these are; all, if none is named."""
     wanted = set(names) | {_BY_NAME[name].of for name in names}
+    wanted |= {_BY_NAME[name].of for name in wanted if name}
     return [measure for measure in MEASURES if not names or measure.name in wanted]
 
 

@@ -6,7 +6,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from console.bench.bare import bare_append, bare_consume, bare_latency, bare_packs_append, bare_packs_consume
+from console.bench.bare import (
+    bare_append,
+    bare_consume,
+    bare_latency,
+    bare_packs_append,
+    bare_packs_consume,
+    bare_send,
+)
 from console.bench.consuming import consume
 from console.bench.delay import latency
 from console.bench.producing import produce
@@ -24,6 +31,7 @@ DUTIES: Mapping[str, Callable[..., dict[str, Any]]] = {
     "bare-packs-append": bare_packs_append,
     "bare-packs-consume": bare_packs_consume,
     "bare-latency": bare_latency,
+    "bare-send": bare_send,
 }
 
 

@@ -87,9 +87,25 @@ def test_the_figures_of_a_consumer(url: str, link: Link) -> None:
 
 def test_an_embedded_server_serves_for_a_bench_alone(tmp_path: Path) -> None:
     """It runs for as long as the bench does."""
-    ran = here("bench", *FEW, "--only", "send", "--json", url=f"embedded://{tmp_path}/data")
+    ran = here("bench", *FEW, "--only", "send-many", "--json", url=f"embedded://{tmp_path}/data")
     assert ran.code == 0, ran.err
     assert [row["right"] for row in ran.json["rates"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "names", [["limit", "bare-send", "send"], ["bare-packs-append", "bare-packs-send", "packs-send"]]
+)
+def test_what_is_sent_one_by_one_is_compared_with_a_bare_loop_that_does_so(
+    names: list[str], url: str, link: Link
+) -> None:
+    """Which is compared itself, and runs anew in each round: the script knows what it appended before."""
+    ran = here("bench", *FEW, "--rounds", "2", "--only", names[-1], "--json", url=url)
+    assert ran.code == 0, ran.err
+    rows = ran.json["rates"]
+    assert [(row["measure"], row["arrived"] >= 600, row["right"]) for row in rows] == [
+        (name, True, True) for name in names
+    ]
+    assert left_behind(link) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
