@@ -61,7 +61,9 @@ SCRIPTS: dict[str, tuple[str, str, str]] = {
     "trim: what is pending does not count": (
         "trim", "oldest[1] and oldest[1][1] or after(facts['last-delivered-id'])", "after(facts['last-delivered-id'])",
     ),
-    "feed: the position is not kept": ("feed", "redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])", ""),
+    "feed: no look at how far the replay has come": (
+        "feed", "if stored ~= ARGV[2] then return {'elsewhere', stored, waiting} end", "",
+    ),
 }  # fmt: skip
 """Name of the defect to the script, its text, and what stands there instead."""
 

@@ -306,9 +306,12 @@ class GroupMachine(RuleBasedStateMachine):
         """A request, or some of the replies from now on, are lost on the way."""
         self.member(group, slot).trouble(purpose, after)
 
-    @rule(group=GROUP, slot=MEMBER)
-    def reconnect(self, group: str, slot: int) -> None:
-        """A new connection: what is pending with the member and was never seen is fetched."""
+    @rule(group=GROUP, slot=MEMBER, lost=st.booleans())
+    def reconnect(self, group: str, slot: int, lost: bool) -> None:
+        """A new connection, maybe as an answer was lost: what pends with the member and was never seen is fetched."""
+        if lost:
+            self.lose(group, slot, "reader", 0)
+            self.step(group, slot, STEPS, SteppedMember.read)
         self.step(group, slot, STEPS, lambda member: member.connect("reader"))
         member = self.member(group, slot)
         runs = member.runs()

@@ -10,6 +10,13 @@ from tests.model.machine import GroupMachine, run_examples
 EXAMPLES = 300
 
 
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_can_be_built_in(defect: str) -> None:
+    """The words that it replaces still stand in the script: who changes them sees what to show anew."""
+    with broken(defect):
+        pass
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("defect", DEFECTS)
