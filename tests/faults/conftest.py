@@ -1,6 +1,7 @@
 """Fixtures of the fault suite: seeded, on real servers, with real processes."""
 
 import random
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from pipeline.event import Event
 from pipeline.server.connect import Link
 from pipeline.wire import encode_entry
+from tests.conftest import Server
+from tests.consuming import Consuming, consuming_on
 
 
 @pytest.fixture
@@ -51,3 +54,10 @@ class Feed:
 def feed(link: Link, stream: str) -> Feed:
     """A feed of the run's server."""
     return Feed(link, stream)
+
+
+@pytest.fixture
+def consuming(server: Server, stream: str) -> Iterator[Consuming]:
+    """A stream of this test on the run's server."""
+    with consuming_on(server.address, stream) as consuming:
+        yield consuming

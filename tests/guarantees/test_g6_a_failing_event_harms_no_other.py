@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from consumers.dead_letters import DeadLetters
 from consumers.delivery import Delivery
 from pipeline.event import Event
 from pipeline.options import Retry
+from pipeline.server.groups import resume
 from pipeline.wire import encode_entry
-from tests.consuming import PRODUCER, Consuming
+from tests.conftest import OwnServer
+from tests.consuming import PRODUCER, Consuming, consuming_on
 from tests.faults.crew import ROOT
 from tests.until import until
 
@@ -105,7 +108,7 @@ def test_g6_crashes_alone_convict_after_five_and_only_the_killer(
     done = Counter(data for kind, data, _ in lines if kind == "D")
     assert set(done) == {str(number) for number in range(200)}
     ((letter, _),) = consuming.dead()
-    assert (letter.error, letter.crashes) == ("WorkerKilled", 5)
+    assert (letter.error, letter.crashes, letter.event_id) == ("WorkerKilled", 5, f"{PRODUCER}-101")
     assert letter.reason.startswith("killed its worker")
     killed = [pid for kind, data, pid in lines if kind == "S" and data == "killer"]
     assert len(killed) == 5
@@ -151,3 +154,58 @@ def test_g6_an_event_that_outlived_its_crashes_is_done(consuming: Consuming, cra
     consuming.run_until_drained()
     assert attempts == [crashes + 1]
     assert consuming.dead() == []
+
+
+def test_g6_a_dead_letter_is_written_by_a_server_out_of_memory(own_server: OwnServer, stream: str) -> None:
+    """In the step that acknowledges, with the bytes as they were sent; and it runs again from there, once."""
+    server = own_server()
+    with consuming_on(server.address, stream) as consuming:
+        failing = True
+        seen: list[int] = []
+
+        @consuming.app.consumer(stream, group="g", retry=Retry(3, give_up_on=LookupError))
+        def handle(event: Event) -> None:
+            if failing:
+                raise KeyError(event.data)
+            seen.append(event.data)
+
+        consuming.send(*range(20))
+        sent = [fields for _, fields in consuming.entries()]
+        consuming.link.call("CONFIG", "SET", "maxmemory", 1)
+        with consuming.running():
+            until(lambda: len(consuming.dead()) == 20, what="all are dead letters")
+            until(lambda: not consuming.pending(), what="and acknowledged")
+        assert sorted(fields for _, fields in consuming.dead()) == sorted(sent)
+        assert {letter.reason.split(":")[0] for letter, _ in consuming.dead()} == {
+            "KeyError is given up on (give_up_on)"
+        }
+        failing = False
+        with DeadLetters(stream, "g", connector=server.connector()) as letters:
+            assert letters.retry(letters) == 20
+        consuming.run_until_drained()
+        assert sorted(seen) == list(range(20))
+        assert consuming.dead() == []
+
+
+def test_g6_a_bad_deploy_does_not_empty_the_stream(consuming: Consuming) -> None:
+    """The group pauses itself once more than half of its last hundred events died; the next deploy gets the rest."""
+    bad = True
+    seen: list[int] = []
+
+    @consuming.app.consumer(consuming.stream, group="g", retry=1, window_events=20)
+    def handle(event: Event) -> None:
+        if bad:
+            raise ImportError("no module named billing")
+        seen.append(event.data)
+
+    consuming.send(*range(2_000))
+    with consuming.running() as running:
+        until(lambda: running.members[0].state.pause is not None, what="the group pauses itself")
+        until(running.members[0].idle, what="what ran has ended")
+    dead = len(consuming.dead())
+    assert dead < 400
+    bad = False
+    resume(consuming.link, consuming.keys, "g")
+    consuming.run_until_drained()
+    assert len(seen) == 2_000 - dead
+    assert len(consuming.dead()) == dead
