@@ -252,6 +252,7 @@ class Claimer:
                     Held(ref, entry_id, fields, token=taken.token, deliveries=deliveries, now_ms=now)
                 )
             state.window.add_all(fresh)
+            state.given.difference_update((ref, held.entry_id) for held in fresh)
             state.counts.taken_over_by_us += len(fresh)
             state.counts.trimmed_unread += len(taken.gone)
         self._taken += len(fresh)

@@ -307,7 +307,11 @@ def unseen(link: Link, state: MemberState, found: list[Held]) -> None:
                 token = state.token
                 rows = pending_of(link, ref, consumer=state.consumer, start=start)
                 with state.lock:
-                    missing = [row[0] for row in rows if state.window.get(ref, row[0]) is None]
+                    missing = [
+                        entry_id
+                        for entry_id, *_ in rows
+                        if state.window.get(ref, entry_id) is None and (ref, entry_id) not in state.given
+                    ]
                 for entry_id, fields, deliveries in (
                     fetch_own(link, ref, state.consumer, missing) if missing else ()
                 ):

@@ -37,6 +37,8 @@ MOVES = 200
 """Moved events in one call, about: the server adds them one by one, and does nothing else meanwhile."""
 MOST_EMITTED = 1_000
 """Events that one entry emits in the step that settles it; those of a pack that emits more are appended ahead."""
+MOST_GIVEN = 50_000
+"""So many entries that were handed back are remembered; of what is forgotten, one may run once more than it should."""
 NOT_DONE = frozenset(("again", "retry", "dead"))
 """Where events go that are not done."""
 
@@ -233,6 +235,9 @@ class Settler:
             elif settlement.script.name == "move":
                 failure = self._moved(settlement.held, reply)
             else:
+                if len(state.given) > MOST_GIVEN:
+                    state.given.clear()
+                state.given.update((held.ref, held.entry_id) for held in settlement.held)
                 for held in settlement.held:
                     state.releasing.discard(held)
                     state.passed.pop(held, None)

@@ -106,6 +106,9 @@ class MemberState:
     """All their events have an outcome: to be acknowledged, moved, or handed back."""
     releasing: set[Held] = field(default_factory=set)
     """Of those, the ones another member must run."""
+    given: set[tuple[GroupRef, bytes]] = field(default_factory=set)
+    """Entries that were handed back, and are pending under our name until somebody claims them: not unseen, and not to
+    run before. Whoever fetched one would run it with the count of a run before it."""
     filter: GroupFilter = field(default_factory=GroupFilter)
     """Which types the group takes, as last heard of."""
     passed: dict[Held, list[Event]] = field(default_factory=dict)
