@@ -64,7 +64,7 @@ def test_a_paused_group_handles_nothing_new_until_it_is_resumed(consuming: Consu
         hold(consuming)
         begun_s = time.monotonic()
         until_heard(runnings, paused=True)
-        assert time.monotonic() - begun_s < 4 * HEARTBEAT_S  # that is one, and room for a busy machine
+        assert time.monotonic() - begun_s < 10 * HEARTBEAT_S  # that is one, and room for a busy machine
         consuming.send(*range(10, 30))
         until(lambda: len(others) == 30, what="the other group has them all")
         consuming.until_drained("other")
