@@ -217,7 +217,7 @@ def test_exec_runs_a_command_for_each_event(stream: str, url: str, link: Link, t
             (tmp_path / "done.txt").exists() and len((tmp_path / "done.txt").read_text().splitlines()) == 2
         )
     )
-    until(lambda: here("dead", stream, "g", "--json", url=url).out.count("dead_id") == 1)
+    until(lambda: here("dead", stream, "g", "--each", "--json", url=url).out.count("dead_id") == 1)
     assert ended(process).code == 0
     assert sorted((tmp_path / "done.txt").read_text().splitlines()) == ["good k g 1", "shy k g 2"]
     seen = [json.loads(line) for line in (tmp_path / "seen.txt").read_text().splitlines()]
