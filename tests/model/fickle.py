@@ -4,12 +4,11 @@ What was sent has been carried out when send() returns, so that nobody else's st
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pipeline.errors import NotConnectedError
-from pipeline.server.connect import Connector, Link
+from pipeline.server.connect import Command, Connector, Link
 from pipeline.server.replies import Reply
-from pipeline.server.scripts import Arg
 
 REPLY_MS = 20_000
 
@@ -27,7 +26,7 @@ class FickleLink(Link):
         super().__init__(connection._connection, connection._shown, REPLY_MS)
         self._arrived: deque[Reply] = deque()
 
-    def send(self, *commands: Sequence[Arg]) -> None:
+    def send(self, *commands: Command) -> None:
         """See Link."""
         if self.lose_from is not None and self.lose_from < 0:
             self.close()
@@ -75,9 +74,9 @@ class FickleConnector(Connector):
         return link
 
 
-def _at_once(command: Sequence[Arg]) -> Sequence[Arg]:
+def _at_once(command: Command) -> Command:
     """The command without its wait at the server, which looks for who waited long enough ten times a second."""
-    if "BLOCK" not in command:
+    if isinstance(command, bytes) or "BLOCK" not in command:  # one that is packed already is an append
         return command
     at = command.index("BLOCK")
     return [*command[:at], *command[at + 2 :]]
