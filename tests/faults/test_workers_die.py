@@ -50,8 +50,9 @@ def test_all_workers_killed_at_once(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path, scaled: Callable[[int], int]
 ) -> None:
     """All workers die at one moment: those that are started next handle everything."""
-    with Crew(tmp_path, server.url, stream, work_ms=2).start(2).until_joined(link) as crew:
-        feed.add(max(scaled(10_000), 5_000))  # for longer than a busy machine takes to look and kill
+    # Slower than the feed: there is a second's work when all is sent, at least.
+    with Crew(tmp_path, server.url, stream, work_ms=20).start(2).until_joined(link) as crew:
+        feed.add(scaled(10_000))
         until(lambda: all(crew.held_by(link, worker.pid) for worker in crew.workers))
         for worker in crew.workers:
             worker.kill()
