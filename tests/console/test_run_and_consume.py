@@ -223,7 +223,7 @@ def test_exec_runs_a_command_for_each_event(stream: str, url: str, link: Link, t
     seen = [json.loads(line) for line in (tmp_path / "seen.txt").read_text().splitlines()]
     assert sorted(event["type"] for event in seen) == ["bad", "good", "shy", "shy"]
     assert (
-        here("dead", stream, "g", "--json", url=url).json[0]["reason"]
+        here("dead", stream, "g", "--each", "--json", url=url).json[0]["reason"]
         == "./each: exit code 65: no such order"
     )
 
