@@ -64,6 +64,11 @@ class Terminal:
         pattern = re.compile(r"\s+".join(map(re.escape, words.split())))
         until(lambda: pattern.search(self.text), timeout_s=30, what=f"{words!r} on the screen")
 
+    def flows(self) -> None:
+        """Wait until events went all the way: a worker that is killed before holds nothing."""
+        pattern = re.compile(r"handled by every group (?:\x1b\[[0-9;]*m)*[1-9]")
+        until(lambda: pattern.search(self.text), timeout_s=30, what="events that every group has handled")
+
     def ended(self) -> int:
         """Wait for the end; the exit code."""
         return self.process.wait(60)
@@ -106,6 +111,7 @@ def test_every_key_does_what_it_says_and_nothing_is_lost(tmp_path: Path) -> None
     """A worker and the server killed, a bad event, a rewind: the counts at the end say lost 0."""
     with on_terminal(tmp_path / "data") as terminal:
         terminal.sees("k kill worker")
+        terminal.flows()
         terminal.press("k")
         terminal.sees("you killed")
         terminal.sees("took over after")
