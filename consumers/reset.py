@@ -17,6 +17,7 @@ from pipeline.position import after, before, parse_entry_id, position_id
 from pipeline.replay_plan import ReplayPlan
 from pipeline.reset_plan import ResetDone, ResetPlan
 from pipeline.server.connect import Connector
+from pipeline.server.groups import save_position
 from pipeline.server.overview import count_entries, groups, server_ms, stream_facts
 from pipeline.server.replaying import is_ours, pending_count
 from pipeline.server.resetting import in_use, move_position
@@ -120,6 +121,7 @@ def reset_group(plan: ResetPlan, *, url: str | None = None, connector: Connector
         count = 0
         if server.ask(lambda link: is_ours(link, keys, plan.group)):
             count = replay_pending.put_aside(server, keys, plan.group, plan.position, moved.begun_ms)
+            server.ask(lambda link: save_position(link, keys, plan.group))
     return ResetDone(position=plan.position, taken_out=taken_out, moved=count)
 
 

@@ -79,6 +79,7 @@ def test_what_was_pending_runs_once(consuming: Consuming, connector: Connector) 
     assert (plan.read_again_events, plan.pending_again, plan.pending_before) == (2, 1, 3)
     assert (done.taken_out, done.moved) == (1, 3)
     assert consuming.pending() == {}
+    assert call("HGET", consuming.keys.groups, "g:pos:main").decode() == plan.position
     consuming.run_until_drained()
     assert sorted(runs) == [(1, 2), (2, 2), (3, 2), (4, 2), (5, 1), (6, 1)]
 

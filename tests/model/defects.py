@@ -58,6 +58,17 @@ SCRIPTS: dict[str, tuple[str, str, str]] = {
     "renew: it counts as a delivery": ("renew", "command[#command + 1] = 'JUSTID' --", "--"),
     "fetch: no look at the owner": ("fetch", "if held[1] and held[1][2] == ARGV[2] then", "if held[1] then"),
     "retire: what the name holds goes with it": ("retire", "if held[1] then return 0 end", ""),
+    "reset: what pends before the position is taken out too": (
+        "reset", "local from = '(' .. ARGV[3]", "local from = '-'",
+    ),
+    "reset: what the first call leaves stays pending": (
+        "reset", "return {'moved', begun, #ids}", "return {'moved', begun, 0}",
+    ),
+    "reset: the token stays": (
+        "reset", "redis.call('HSET', KEYS[2], ARGV[2] .. ':token', begun .. '-' .. ARGV[7])", "",
+    ),
+    "reset: what pends does not hold the saved position back": ("reset", "if not ahead[1] then", "if true then"),
+    "reset: no look for members": ("reset", "if live > 0 then", "if false then"),
     "trim: what is pending does not count": (
         "trim", "oldest[1] and oldest[1][1] or after(facts['last-delivered-id'])", "after(facts['last-delivered-id'])",
     ),

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from pipeline.ladder import MAX_CRASHES
 from pipeline.outcome import Kind
-from pipeline.position import parse_entry_id
+from pipeline.position import EntryId, parse_entry_id
 from tests.model.sight import Copy, Cursor, GroupSight, Key, Pending, Sight
 
 READ, SETTLE, TAKE, PROMOTE = "read", "settle", "take", "promote"
 REPLAY_RANGE, REPLAY_PENDING, FIX = "replay range", "replay pending", "save the position"
 DESTROY, REMOVE, TRIM, WIPE = "destroy", "remove", "trim", "wipe"
-RETIRE = "retire"
+RETIRE, RESET = "retire", "reset"
 
 
 class Broken(AssertionError):
@@ -55,6 +55,10 @@ class Deed:
     """Entries that a replay copied."""
     min_idle_ms: int = 0
     """Entries that were renewed since may not be taken, nor replayed."""
+    first: EntryId = (0, 0)
+    """Of a reset: what comes before is not read any more, this and what comes after is."""
+    complete: bool = True
+    """Of a reset: it was not killed."""
 
     def does(self, what: str, group: str) -> bool:
         """Whether this step may do so to the group."""
@@ -191,8 +195,31 @@ class Ledger:
                 moved |= self._check_gone(where, entry_id, a, old, account, deed, gone, group, again=again)
             else:
                 moved |= self._check_kept(where, entry_id, a, b, account, deed, group, again=again)
-        if now.last < was.last:
+        if deed.does(RESET, group) and not again:
+            moved |= self._check_reset(group, account, was, now, new, deed)
+        elif now.last < was.last:
             raise Broken(f"group {group} went back from {was.last} to {now.last}")
+        return moved
+
+    def _check_reset(
+        self, group: str, account: Account, was: Cursor, now: Cursor, new: GroupSight, deed: Deed
+    ) -> bool:
+        """The position stands where it was asked to, and the saved one with it; whether it was moved."""
+        moved = deed.complete or now.last != was.last
+        for entry_id in self.sizes.keys() - self.deleted if moved else ():
+            if now.unread(entry_id) != (parse_entry_id(entry_id) >= deed.first):
+                raise Broken(f"group {group} was to read from {deed.first}, and stands at {now.last}")
+            if entry_id in was.pending:
+                continue  # it was owed, and is
+            if was.unread(entry_id) and not now.unread(entry_id):
+                account.removed.update(self.keys(entry_id))
+            elif now.unread(entry_id) and not was.unread(entry_id):
+                account.given.update(self.keys(entry_id))
+        if deed.complete and now.pending:
+            raise Broken(f"group {group} was reset, and {sorted(now.pending)} pend")
+        saved = new.facts.get("pos:main", "0-0")
+        if deed.complete and parse_entry_id(saved) != now.last:
+            raise Broken(f"group {group} was reset to {now.last}, and what is saved is {saved}")
         return moved
 
     def _check_read(
@@ -267,6 +294,11 @@ class Ledger:
             if was.idle_ms < deed.min_idle_ms:
                 raise Broken(f"{where} was replayed although its consumer renewed it: {was}")
             gone.again.update(Copy(key, 0, 0) for key in keys)
+            account.uncertain.discard((again, entry_id))
+            return True
+        if deed.does(RESET, group) and not again:
+            if parse_entry_id(entry_id) < deed.first:  # as after a crash
+                gone.again.update(Copy(key, was.deliveries, was.deliveries) for key in keys)
             account.uncertain.discard((again, entry_id))
             return True
         if not deed.does(SETTLE, group) or was.owner != deed.consumer:

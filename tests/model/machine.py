@@ -8,18 +8,25 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from consumers import persistent, replay_pending
 from consumers.replay import Replay
+from consumers.reset import plan_reset, reset_group
+from pipeline.backoff import Backoff
 from pipeline.errors import MillstreamError, NoSuchGroupError, NotConnectedError, ServerRefusedError
 from pipeline.keys import GroupRef, StreamKeys
 from pipeline.outcome import Kind
 from pipeline.position import parse_entry_id
+from pipeline.server import resetting
 from pipeline.server.changes import trim_stream
 from pipeline.server.groups import retire
+from pipeline.server.overview import server_ms
 from tests.conftest import Server
 from tests.model import ledger
 from tests.model.fickle import FickleConnector
@@ -42,6 +49,10 @@ ROUNDS = 400
 
 STEPS = frozenset((ledger.READ, ledger.SETTLE))
 DUTY = frozenset((ledger.SETTLE, ledger.TAKE))
+
+
+class Killed(Exception):
+    """Whoever did something was killed in the midst of it."""
 
 
 class GroupMachine(RuleBasedStateMachine):
@@ -397,6 +408,62 @@ class GroupMachine(RuleBasedStateMachine):
         may = frozenset((ledger.REPLAY_RANGE,))
         self.check(Deed(may, group, replayed=tuple(entries)))
 
+    @rule(group=GROUP, to=st.integers(0, 9), silent=SMALL, killed=st.integers(0, 9), lost=st.integers(0, 9))
+    def reset(self, group: str, to: int, silent: int, killed: int, lost: int) -> None:
+        """The position is moved, if members are silent (they may stand still); a reply may be lost on the way.
+
+        Its caller may be killed behind so many requests, and begin anew.
+        """
+        if self.full or self.seen.groups[group].main is None:
+            return
+        if silent:
+            self.age(group, 0, everything=True)
+            for name in self.link.call("HKEYS", self.keys.members(group)):
+                self.link.call("HSET", self.keys.members(group), name, f"{CLAIM_AFTER_MS}:0")
+        entries = sorted(self.seen.entries, key=parse_entry_id)
+        where = "start" if to == 0 else "end" if to == 1 or not entries else entries[to % len(entries)]
+        first = {"start": (0, 0), "end": (1 << 64, 0)}.get(where) or parse_entry_id(where)
+        deed = Deed(frozenset((ledger.RESET,)), group, first=first)
+        live = self._live(group)
+        if killed and not live:
+            self.connector.meanwhile = (killed - 1, _killed)
+            with contextlib.suppress(Killed):
+                self._reset(group, where, self.connector)
+            self.connector.meanwhile = None
+            self.check(replace(deed, complete=False))
+        self.connector.lose_from = lost or None
+        try:
+            self._reset(group, where, self.connector)
+        except MillstreamError:
+            if not live:
+                raise
+            deed = Deed(group=group)
+        else:
+            if live:
+                raise ledger.Broken(f"group {group} was reset, and {live} members live")
+        finally:
+            self.connector.lose_from = None
+        self.check(deed)
+
+    def _reset(self, group: str, to: str, connector: FickleConnector) -> None:
+        """Two entries at a time; members may have come since it was planned."""
+        planning = self.server.connector()
+        plan = plan_reset(self.keys.stream, group, to, connector=planning)
+        planning.close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(resetting, "MAX_IDS", 2)
+            patch.setattr(replay_pending, "PAGE_ENTRIES", 2)
+            patch.setattr(replay_pending, "CALL_EVENTS", 2)
+            patch.setattr(persistent, "WAITS", Backoff(initial_ms=1, longest_ms=1))
+            reset_group(replace(plan, members=0), connector=connector)
+
+    def _live(self, group: str) -> int:
+        """How many members were not silent for their claim_after."""
+        now_ms = server_ms(self.link)
+        records = self.link.call("HVALS", self.keys.members(group))
+        told = [tuple(map(int, record.split(b":"))) for record in records]
+        return sum(now_ms - seen <= claim_after for claim_after, seen in told)
+
     @rule(group=GROUP, again=st.booleans())
     def destroy_group(self, group: str, again: bool) -> None:
         """XGROUP DESTROY."""
@@ -504,6 +571,10 @@ class RestartingMachine(GroupMachine):
         self.connector.wait_until_up(20_000).close()
         self.link = self.connector.link("machine")
         self.check(Deed())
+
+
+def _killed() -> None:
+    raise Killed
 
 
 def run_examples(

@@ -46,7 +46,11 @@ if begun == '' then
   begun = string.format('%d', now_ms)
   if redis.call('HEXISTS', KEYS[2], ARGV[2] .. ':since') == 1 then
     -- else it is a stranger's, whose position is not for us to keep
-    redis.call('HSET', KEYS[2], ARGV[2] .. ':pos:main', ARGV[3], ARGV[2] .. ':token', begun .. '-' .. ARGV[7])
+    redis.call('HSET', KEYS[2], ARGV[2] .. ':token', begun .. '-' .. ARGV[7])
+    -- what pends up to there is behind the saved position until it is put aside: a group lost before comes back at it
+    local ahead = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', ARGV[3], 1)
+    if ahead['err'] then return ahead end
+    if not ahead[1] then redis.call('HSET', KEYS[2], ARGV[2] .. ':pos:main', ARGV[3]) end
   end
 end
 
