@@ -5,7 +5,7 @@ Any number of members may run it, but only the one on duty does. Killed, it leav
 
 from consumers.state import MemberState, now_ms
 from pipeline.server.connect import Link
-from pipeline.server.groups import promote
+from pipeline.server.groups import Promoted, promote
 
 BATCH = 200
 """Most deliveries per call, so that no call holds the server up."""
@@ -24,10 +24,33 @@ class Promoter:
         promoted = 0
         self._state.retry_due_ms = None
         while True:
-            count, self.next_due_ms = promote(link, self._state.keys, self._state.group, count=BATCH)
-            promoted += count
-            if count < BATCH:
+            done = promote(link, self._state.keys, self._state.group, count=BATCH)
+            self.next_due_ms = done.next_due_ms
+            promoted += done.taken - len(done.lost)
+            self._say_half(done)
+            if done.taken < BATCH and not done.found:
                 return promoted
+
+    def _say_half(self, done: Promoted) -> None:
+        """Of each retry the server keeps the due time and the event, in two keys: say if one was taken away."""
+        state = self._state
+        facts = {"stream": state.keys.stream, "group": state.group}
+        if done.lost:
+            state.counts.lost_retries += len(done.lost)
+            state.say.warning(
+                "retries lost",
+                "retries are lost: the server has only their due times, their events were deleted or evicted",
+                **facts,
+                entry_id=done.lost[0].split(":")[0],
+                events=len(done.lost),
+            )
+        if done.found:
+            state.say.warning(
+                "due times lost",
+                "the due times of retries were deleted or evicted: they run now",
+                **facts,
+                events=done.found,
+            )
 
     def due(self) -> bool:
         """Whether something is due now, as far as is known."""

@@ -88,9 +88,9 @@ class Running:
         seconds, micros = link.call("TIME")
         link.close()
         server_ms = int(seconds) * 1_000 + int(micros) // 1_000
-        self._log.info(
-            f"connected to {self.connector.shown}: {self.connector.capabilities().durability_line()}"
-        )
+        capabilities = self.connector.capabilities()
+        say = self._log.warning if capabilities.evicts else self._log.info
+        say(f"connected to {self.connector.shown}: {capabilities.durability_line()}")
         try:
             for specs in self._groups:
                 start = position_id(specs[0].options.start, server_ms, "start")

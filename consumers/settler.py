@@ -5,17 +5,18 @@ again, which is harmless: an entry that is not pending any more is neither ackno
 If killed, what was not settled stays pending under our name and is taken over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from consumers.state import MemberState, Refused, now_ms
 from consumers.window import Held
+from pipeline.backoff import RECONNECT
 from pipeline.errors import MillstreamError, NotConnectedError, WrongKeyTypeError
 from pipeline.event import Event
 from pipeline.filters import GroupFilter
 from pipeline.keys import GroupRef, escape, slot_of
 from pipeline.server.connect import Link
-from pipeline.server.error_map import server_error
+from pipeline.server.error_map import UNKNOWN, row_of, server_error
 from pipeline.server.groups import (
     MAX_IDS,
     Command,
@@ -72,6 +73,10 @@ class Settler:
         """Entries that were still ours just before."""
         self._problems: dict[Held, dict[int, str]] = {}
         """Why an event that was emitted ahead was refused for good, by the event of the entry."""
+        self._alone: dict[Held, int] = {}
+        """Entries that the server refused to move, for a cause that is not known to pass; how often."""
+        self._later: dict[Held, int] = {}
+        """When each of them is asked for again, in a call of its own, by now_ms(); those under way are not here."""
         self._finished = 0  # events settled by the answer that is being taken in
 
     def run_once(self, link: Link) -> int:
@@ -112,11 +117,13 @@ class Settler:
     def prepare(self) -> list[Settlement]:
         """Take what is finished out of the queue, as commands to send; each must be absorbed or put back."""
         state = self._state
-        if not state.settling:
+        if not state.settling and not self._later:
             return []
         with state.lock:
             ready = [held for held in state.settling if not held.taken_over]
             state.settling.clear()
+            if self._later:
+                ready += self._due_alone()
         if self._ours:
             self._ours = {held for held in self._ours if not held.taken_over}
         plain: dict[tuple[GroupRef, str, bool], list[Held]] = {}
@@ -156,7 +163,7 @@ class Settler:
                 )
                 settlements.append(Settlement(script("settle"), command, part))
         for ref, group in moved.items():
-            for part in _move_parts(group):
+            for part in self._move_parts(group):
                 entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
                 passed_by = filter_.text if passed and any(held in passed for held in part) else ""
                 command = move_command(ref, entries, passed_by=passed_by)
@@ -207,6 +214,9 @@ class Settler:
             if isinstance(reply, MillstreamError):
                 if settlement.ahead is not None and isinstance(reply, WrongKeyTypeError):
                     self._refused_ahead(settlement, reply)
+                    continue
+                if _whole_move(settlement) and row_of(reply).code == UNKNOWN:
+                    self._part(settlement.held, reply)
                     continue
                 self.put_back([settlement])
                 code = getattr(reply, "code", "")
@@ -301,13 +311,62 @@ class Settler:
                 state.refused.append(Refused(one, problems, half=answer[0] == b"HALF"))
                 state.duty_wake.set()
             elif answer == 0:
+                self._alone.pop(one, None)
                 state.lose(one)
         problem = next((answer for answer in answers if isinstance(answer, bytes)), None)
         if problem is None:
             return None
         stopped_at = answers.index(problem)
+        error = server_error(problem.decode(errors="replace"), f"moving entries of {state.keys.stream!r}")
+        if row_of(error).code == UNKNOWN:
+            self._refused_alone(held[stopped_at], error)
+            state.settling.extend(held[stopped_at + 1 :])
+            return None
         state.settling.extend(held[stopped_at:])
-        return server_error(problem.decode(errors="replace"), f"moving entries of {state.keys.stream!r}")
+        return error
+
+    def _refused_alone(self, held: Held, error: MillstreamError) -> None:
+        """Nobody knows whether the cause passes: ask for this entry later, and by itself. Under the lock."""
+        state = self._state
+        tries = self._alone[held] = self._alone.get(held, 0) + 1
+        self._later[held] = now_ms() + RECONNECT.wait_ms(tries)
+        if tries == 1:
+            state.say.warning(
+                "move refused",
+                "the server refuses to move this entry: it stays pending, is tried again, and holds up no other",
+                stream=held.ref.keys.stream,
+                group=held.ref.group,
+                entry_id=held.shown_id,
+                error=str(error),
+            )
+
+    def _part(self, held: Sequence[Held], error: MillstreamError) -> None:
+        """A whole call was refused: each of its entries is asked for by itself, which shows whose fault it is."""
+        with self._state.lock:
+            if len(held) == 1:
+                self._refused_alone(held[0], error)
+                return
+            for one in held:
+                self._alone.setdefault(one, 0)
+                self._later[one] = now_ms()
+
+    def _due_alone(self) -> list[Held]:
+        """Take out what is to be asked for again by itself. Under the lock."""
+        for held in [held for held in self._alone if held.taken_over]:
+            del self._alone[held]
+            self._later.pop(held, None)
+        now = now_ms()
+        due = [held for held, due_ms in self._later.items() if due_ms <= now]
+        for held in due:
+            del self._later[held]
+        return due
+
+    def _move_parts(self, held: Sequence[Held]) -> list[list[Held]]:
+        """Cut into calls; what was refused before goes by itself."""
+        if not self._alone:
+            return _move_parts(held)
+        alone = self._alone
+        return _move_parts(one for one in held if one not in alone) + [[one] for one in held if one in alone]
 
     def _before(self, held: Held) -> list[Settlement]:
         """What has to be done before an entry can be settled: its events emitted that one script cannot append.
@@ -364,6 +423,8 @@ class Settler:
 
     def _done(self, held: Held) -> None:
         self._state.passed.pop(held, None)
+        if self._alone:
+            self._alone.pop(held, None)
         events = self._state.window.remove_all([held])
         self._finished += events
         if held.verdict is None:
@@ -376,12 +437,16 @@ def _wanted(events: Sequence[Event], filter_: GroupFilter) -> bool:
     return any(filter_.wanted_elsewhere(event.type) for event in events)
 
 
+def _whole_move(settlement: Settlement) -> bool:
+    return settlement.ahead is None and settlement.script is not None and settlement.script.name == "move"
+
+
 def _parts(held: list[Held]) -> list[list[Held]]:
     """Cut into parts of at most MAX_IDS entries."""
     return [held[start : start + MAX_IDS] for start in range(0, len(held), MAX_IDS)]
 
 
-def _move_parts(held: list[Held]) -> list[list[Held]]:
+def _move_parts(held: Iterable[Held]) -> list[list[Held]]:
     """Cut into parts of at most MAX_IDS entries, and of about MOVES moves and MOVE_BYTES."""
     parts: list[list[Held]] = []
     moves = size = 0

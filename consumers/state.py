@@ -70,6 +70,8 @@ class Counts:
     skipped: int = 0
     released: int = 0
     trimmed_unread: int = 0
+    lost_retries: int = 0
+    """Retries whose events were gone from the server when they were due."""
 
 
 @dataclass(frozen=True, slots=True)

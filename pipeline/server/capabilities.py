@@ -37,6 +37,11 @@ class Capabilities:
     run_id: str
     """Changes when the server process does; empty if INFO is denied."""
 
+    @property
+    def evicts(self) -> bool:
+        """Whether whole streams may be evicted, as far as the server tells."""
+        return self.eviction not in (None, "noeviction")
+
     def durability_line(self) -> str:
         """One line for people: what a crash of this server would cost."""
         if self.aof is None:
@@ -51,7 +56,7 @@ class Capabilities:
             kept = "durable against a crash of the server; a power cut loses what is not written yet (appendfsync no)"
         else:
             kept = "durable against a crash of the server; a power cut may lose the last second (appendfsync everysec)"
-        if self.eviction not in (None, "noeviction"):
+        if self.evicts:
             kept += f"; WARNING: maxmemory-policy {self.eviction} may evict whole streams (set noeviction)"
         return f"{self.name}, {kept}"
 

@@ -111,18 +111,19 @@ _BY_KIND = {
     AccessDeniedError: "denied",
     UnsupportedServerError: "unfit",
 }
-_PLAIN = "ERR"
+UNKNOWN = "ERR"
+"""The row of what no other row names: nobody knows whether it passes."""
 # How NOPERM reads when a command within a script was denied: 7.0 and later, 6.2 for commands, 6.2 for keys.
 _DENIED_IN_SCRIPT = re.compile("ACL failure in script|The user executing the script can't")
 _KNOWN = re.compile(
-    r"\b(%s)\b" % "|".join([*(code for code in ERRORS if code.isupper() and code != _PLAIN), "BUSYGROUP"])
+    r"\b(%s)\b" % "|".join([*(code for code in ERRORS if code.isupper() and code != UNKNOWN), "BUSYGROUP"])
 )
 
 
 def row_of(error: MillstreamError) -> ErrorRow:
     """The row that says what to do about an error."""
-    code = error.code or next((_BY_KIND[kind] for kind in type(error).__mro__ if kind in _BY_KIND), _PLAIN)
-    return ERRORS.get(code, ERRORS[_PLAIN])
+    code = error.code or next((_BY_KIND[kind] for kind in type(error).__mro__ if kind in _BY_KIND), UNKNOWN)
+    return ERRORS.get(code, ERRORS[UNKNOWN])
 
 
 def error_code(text: str) -> str:
@@ -140,13 +141,13 @@ def error_code(text: str) -> str:
             return inner[1]
     if "max number of clients" in text:
         return "MAXCLIENTS"
-    return first if first.isupper() else _PLAIN
+    return first if first.isupper() else UNKNOWN
 
 
 def server_error(text: str, doing: str = "") -> MillstreamError:
     """The error for an error answer; `doing` says what was asked, such as "XADD on 'orders'"."""
     code = error_code(text)
-    row = ERRORS.get(code, ERRORS[_PLAIN])
+    row = ERRORS.get(code, ERRORS[UNKNOWN])
     prefix = f"{doing}: " if doing else ""
     if row.kind is ServerRefusedError:
         return ServerRefusedError(f"{prefix}{row.means}: {text}", code=code, passing=row.passing)

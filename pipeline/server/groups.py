@@ -7,6 +7,7 @@ takes, `parse_…` turns the reply into a value: so several can be in flight on 
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.breaker import LAST_EVENTS, Ended
 from pipeline.errors import MillstreamError, NoSuchGroupError
@@ -73,6 +74,19 @@ class Taken:
     """Ids trimmed while they were pending: settled now, never handled."""
     token_before: str = ""
     """The token that this claim replaced: what is held under it may be held under the new one."""
+
+
+class Promoted(NamedTuple):
+    """What a call of promote() did."""
+
+    taken: int
+    """Retries that were due."""
+    next_due_ms: float | None
+    """When the next one is due, by the server's clock; None if nothing waits."""
+    found: int
+    """Retries whose due time was gone: they are due from now on."""
+    lost: list[str]
+    """Names of those taken whose event was gone (`entry id:index:random`): nothing is left of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +167,10 @@ def heartbeat(
     """One heartbeat of a member; wants 1 to hold the duty, 0 to give it up, -1 or -2 to leave; ended: here since."""
     reply = link.run(
         script("duty"),
-        [keys.groups, keys.members(group), keys.duty(group), keys.retry(group), keys.never],
+        [
+            *(keys.groups, keys.members(group), keys.duty(group), keys.retry(group), keys.never),
+            keys.retry_bodies(group),
+        ],
         [escape(group), member, claim_after_ms, wants, hold_ms, swept, ended.count, ended.died, LAST_EVENTS],
     )
     return Duty(
@@ -308,12 +325,14 @@ def hand_back(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], *,
     return given
 
 
-def promote(link: Link, keys: StreamKeys, group: str, *, count: int = 200) -> tuple[int, float | None]:
-    """Move due retries to `again`; how many, and when the next is due by the server's clock."""
+def promote(link: Link, keys: StreamKeys, group: str, *, count: int = 200) -> Promoted:
+    """Move due retries to `again`, at most `count`."""
     reply = link.run(
         script("promote"), [keys.again(group), keys.retry(group), keys.retry_bodies(group)], [count]
     )
-    return reply[0], float(reply[1]) if reply[1] else None
+    return Promoted(
+        reply[0], float(reply[1]) if reply[1] else None, reply[2], [text(name) for name in reply[3:]]
+    )
 
 
 def save_position(link: Link, keys: StreamKeys, group: str) -> str:

@@ -451,3 +451,43 @@ def test_retries_go_on_while_slots_are_busy(consuming: Consuming) -> None:
     consuming.send(*range(300))
     consuming.run_until_drained()
     assert order.index((0, 2)) < 290
+
+
+@pytest.mark.parametrize("taken", ["events", "due times"])
+def test_half_of_a_retry_is_taken_away(
+    consuming: Consuming, caplog: pytest.LogCaptureFixture, taken: str
+) -> None:
+    """Without its event a retry is lost, which is said and counted; without its due time it runs at once."""
+    runs: Counter[int] = Counter()
+
+    @consuming.app.consumer(consuming.stream, group="g", retry=Retry(3, initial="1h", longest="1h"))
+    def handle(event: Event) -> None:
+        runs[event.data] += 1
+        if runs[event.data] == 1:
+            raise ValueError("the first time")
+
+    keys = consuming.keys
+    with consuming.running() as running:
+        ids = consuming.send(1, 2)
+        until(lambda: consuming.waiting() == 2 and not consuming.pending(), what="both wait for their time")
+        consuming.link.call("DEL", keys.retry_bodies("g") if taken == "events" else keys.retry("g"))
+        if taken == "events":
+            waiting = consuming.link.call("ZRANGE", keys.retry("g"), 0, -1)
+            consuming.link.call(
+                "ZADD", keys.retry("g"), "XX", *(word for name in waiting for word in (1, name))
+            )
+        until(
+            lambda: any("retries" in r.getMessage() and "evicted" in r.getMessage() for r in caplog.records),
+            what="it is said",
+        )
+        consuming.until_drained()
+        assert total(running.members)["lost_retries"] == (2 if taken == "events" else 0)
+    said = [r.getMessage() for r in caplog.records if "evicted" in r.getMessage()]
+    if taken == "events":
+        assert len(said) == 1, "both were due at once"
+        assert consuming.stream in said[0]
+        assert "events=2" in said[0]
+        assert any(f"entry_id={entry_id!r}" in said[0] for entry_id in ids)
+    assert runs == ({1: 1, 2: 1} if taken == "events" else {1: 2, 2: 2})
+    assert consuming.dead() == []
+    assert not consuming.link.call("EXISTS", keys.retry("g"), keys.retry_bodies("g"))

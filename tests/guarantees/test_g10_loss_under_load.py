@@ -1,5 +1,6 @@
 """G10 under load: producers send, two groups of worker processes handle, and what they stand on is taken away."""
 
+import itertools
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
+from pipeline.server.replies import info_fields
 from producers.producer import Producer
 from producers.receipt import Receipt
 from tests.conftest import OwnServer, Server
@@ -131,3 +133,53 @@ def test_g10_it_works_again_by_itself(
         for crew in crews:
             assert crew.stop() == [0, 0], crew.said()
     assert lost_s > begun_s
+
+
+def test_g10_keys_are_evicted_under_load(
+    mine: Server, look: Link, stream: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An eviction policy takes one key after the other, the stream too: that is warned of, and then all works again."""
+    caplog.set_level(logging.INFO, logger="millstream")
+    look.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+
+    def number(section: str, name: str) -> int:
+        return int(info_fields(look.call("INFO", section))[name])
+
+    with (
+        Crew(tmp_path, mine.url, stream, group="a", claim_after="10s") as a,
+        Crew(tmp_path, mine.url, stream, group="b", claim_after="10s") as b,
+        Flow(mine.url, stream) as flow,
+    ):
+        crews = (a, b)
+        for crew in crews:
+            crew.start(2).until_joined(look)
+        until(lambda: all(len(crew.times()) > 500 for crew in crews), 40, what="it is at work")
+        for crew in crews:
+            assert "may evict whole streams" in crew.said()
+        said = {crew: len(lines_of(crew)) for crew in crews}
+        caplog.clear()
+        begun_s = time.monotonic()
+        lengths = [int(look.call("XLEN", stream))]
+
+        def squeezed() -> bool:
+            look.call("CONFIG", "SET", "maxmemory", number("memory", "used_memory") - 1)
+            lengths.append(int(look.call("XLEN", stream)))
+            fell = sum(now < before for before, now in itertools.pairwise(lengths))
+            long = time.monotonic() - begun_s > 2
+            return long and fell >= 3 and number("stats", "evicted_keys") >= 50
+
+        until(squeezed, 30, what="the stream is evicted thrice, and other keys with it", every_s=0.05)
+        look.call("CONFIG", "SET", "maxmemory", 0)
+        lost_s = time.monotonic()
+        until(lambda: time.monotonic() - lost_s > 1, what="a second of more load")
+        flow.end()
+        wanted = flow.since(lost_s)
+        assert len(wanted) > 200
+        for crew in crews:
+            crew.until_all(wanted, 20)
+        until(lambda: not any(crew.unsettled(look) for crew in crews), 20, what="all is settled")
+        lines = [record.getMessage() for record in caplog.records]
+        lines += [line for crew in crews for line in lines_of(crew)[said[crew] :]]
+        assert len(lines) < 10 * (lost_s - begun_s + 2), "\n".join(lines)
+        for crew in crews:
+            assert crew.stop() == [0, 0], crew.said()

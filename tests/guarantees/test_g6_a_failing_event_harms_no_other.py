@@ -12,6 +12,7 @@ from consumers.dead_letters import DeadLetters
 from consumers.delivery import Delivery
 from pipeline.event import Event
 from pipeline.options import Retry
+from pipeline.outcome import Reject
 from pipeline.server.groups import resume
 from pipeline.wire import encode_entry
 from tests.conftest import OwnServer
@@ -212,3 +213,37 @@ def test_g6_a_bad_deploy_does_not_empty_the_stream(consuming: Consuming) -> None
     consuming.run_until_drained()
     assert len(seen) == 2_000 - dead
     assert len(consuming.dead()) == dead
+
+
+def test_g6_an_entry_that_the_server_will_not_move_holds_up_no_other(
+    consuming: Consuming, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No ids are left in the dead letters: that event waits and is tried again, others that fail run again."""
+    dead = consuming.keys.dead("g")
+    consuming.link.call("XADD", dead, f"{2**64 - 1}-{2**64 - 1}", "the", "last id")
+    ran: Counter[int] = Counter()
+
+    @consuming.app.consumer(consuming.stream, group="g", retry=Retry(5, 0, 0))
+    def handle(event: Event) -> None:
+        ran[event.data] += 1
+        if event.data % 50 == 0:
+            raise Reject("every fiftieth")
+        if ran[event.data] == 1:
+            raise ValueError("the first time")
+
+    ids = consuming.send(*range(200))
+    rejected = {ids[n] for n in range(0, 200, 50)}
+    with consuming.running() as running:
+        until(lambda: set(consuming.pending()) == rejected, 10, what="all others are settled")
+        until(lambda: all(ran[n] == 2 for n in range(200) if n % 50), 10, what="and run again")
+        consuming.send(1_001)
+        until(lambda: ran[1_001] == 2, 10, what="what comes then is not held up either")
+        assert set(consuming.pending()) == rejected, "they wait"
+        lines = [r.getMessage() for r in caplog.records if "refuses to move" in r.getMessage()]
+        assert 1 <= len(lines) <= len(rejected)
+        assert running.failure is None
+        consuming.link.call("DEL", dead)
+        consuming.until_drained()
+    assert {letter.entry_id for letter, _ in consuming.dead()} == rejected
+    assert len(consuming.dead()) == len(rejected), "each once"
+    assert all(ran[n] == 1 for n in range(0, 200, 50)), "no handler runs again for it"

@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.envelope import Again, DeadLetter, again_fields, dead_fields, read_again, read_dead, retry_body
+from pipeline.errors import WrongKeyTypeError
 from pipeline.server.groups import Move, MovedEntry, nonce, promote
 from pipeline.server.scripts import script
 from tests.server.grouped import Grouped, moved, to_again, to_dead, to_retry
@@ -243,7 +244,8 @@ def test_due_retries_are_promoted_and_others_wait(grouped: Grouped) -> None:
     now_ms = grouped.server_ms()
     put(grouped, now_ms - 10, "due", retry_body([b"a", b"1", b"n", b"\xff\x00"]))
     put(grouped, now_ms + 60_000, "later", retry_body([b"a", b"2"]))
-    count, next_due_ms = promote(grouped.link, grouped.keys, "g")
+    count, next_due_ms, found, lost = promote(grouped.link, grouped.keys, "g")
+    assert (found, lost) == (0, [])
     assert count == 1
     assert next_due_ms == now_ms + 60_000
     assert [fields for _, fields in grouped.entries(grouped.again.key)] == [[b"a", b"1", b"n", b"\xff\x00"]]
@@ -254,15 +256,15 @@ def test_due_retries_are_promoted_and_others_wait(grouped: Grouped) -> None:
 
 def test_promoting_nothing_says_that_nothing_waits(grouped: Grouped) -> None:
     """No due time, and no error for keys that do not exist."""
-    assert promote(grouped.link, grouped.keys, "g") == (0, None)
+    assert promote(grouped.link, grouped.keys, "g") == (0, None, 0, [])
 
 
 def test_promotion_is_bounded_and_in_the_order_of_due_times(grouped: Grouped) -> None:
     """A call moves so many; the earliest first."""
     for number in (3, 1, 2):
         put(grouped, number, f"m{number}", retry_body([b"a", b"%d" % number]))
-    assert promote(grouped.link, grouped.keys, "g", count=2) == (2, 3.0)
-    assert promote(grouped.link, grouped.keys, "g", count=2) == (1, None)
+    assert promote(grouped.link, grouped.keys, "g", count=2)[:2] == (2, 3.0)
+    assert promote(grouped.link, grouped.keys, "g", count=2)[:2] == (1, None)
     assert [fields for _, fields in grouped.entries(grouped.again.key)] == [
         [b"a", b"1"],
         [b"a", b"2"],
@@ -317,6 +319,84 @@ def test_when_memory_is_out_retries_wait(tight: Grouped) -> None:
     assert tight.entries(tight.again.key) == []
     assert promote(tight.link, tight.keys, "g")[0] == 3
     assert len(tight.entries(tight.again.key)) == 3
+
+
+def test_a_retry_whose_body_is_gone_is_answered_as_lost(grouped: Grouped) -> None:
+    """Evicted, deleted, or flushed before the due times: the names are cleaned away, once, and stop no other retry."""
+    put(grouped, 1, "1-1:0:a", b"")
+    put(grouped, 2, "2-1:0:b", retry_body([b"a", b"v"]))
+    put(grouped, 3, "3-1:4:c", b"")
+    grouped.link.call("HDEL", grouped.keys.retry_bodies("g"), "1-1:0:a", "3-1:4:c")
+    assert promote(grouped.link, grouped.keys, "g") == (3, None, 0, ["1-1:0:a", "3-1:4:c"])
+    assert [fields for _, fields in grouped.entries(grouped.again.key)] == [[b"a", b"v"]]
+    assert promote(grouped.link, grouped.keys, "g") == (0, None, 0, [])
+    assert waiting(grouped) == {}
+    assert bodies(grouped) == 0
+
+
+def test_what_the_server_refuses_is_not_forgotten_with_what_is_lost(grouped: Grouped) -> None:
+    """An error is the whole answer: the lost ones are told by the call that succeeds."""
+    put(grouped, 1, "1-1:0:a", b"")
+    grouped.link.call("HDEL", grouped.keys.retry_bodies("g"), "1-1:0:a")
+    put(grouped, 2, "2-1:0:b", retry_body([b"a", b"v"]))
+    grouped.link.call("DEL", grouped.again.key)
+    grouped.link.call("SET", grouped.again.key, "something else")
+    with pytest.raises(WrongKeyTypeError):
+        promote(grouped.link, grouped.keys, "g")
+    grouped.link.call("DEL", grouped.again.key)
+    assert promote(grouped.link, grouped.keys, "g") == (2, None, 0, ["1-1:0:a"])
+
+
+def test_retries_whose_due_times_are_gone_are_found_and_run_now(grouped: Grouped) -> None:
+    """All of them, in calls of bounded work; what has its due time keeps it."""
+    later_ms = grouped.server_ms() + 60_000
+    for number in range(25):
+        put(grouped, later_ms, f"{number}-1:0:x", retry_body([b"a", b"%d" % number]))
+    grouped.link.call("DEL", grouped.keys.retry("g"))
+    put(grouped, later_ms, "later", retry_body([b"a", b"later"]))
+    found = 0
+    for _ in range(2_000):  # each call looks at a random few
+        done = promote(grouped.link, grouped.keys, "g", count=5)
+        assert done.found <= 5
+        found += done.found
+        if found == 25 and done.next_due_ms == later_ms:
+            break
+    assert found == 25
+    assert sorted(fields or [] for _, fields in grouped.entries(grouped.again.key)) == sorted(
+        [b"a", b"%d" % number] for number in range(25)
+    )
+    assert waiting(grouped) == {b"later": later_ms}
+    assert bodies(grouped) == 1
+
+
+def test_the_heartbeat_tells_of_bodies_without_due_times(grouped: Grouped) -> None:
+    """Nothing would be promoted otherwise, until the next event fails."""
+    grouped.join()
+    assert grouped.beat("me").next_due_ms is None
+    put(grouped, grouped.server_ms() + 60_000, "1-1:0:x", retry_body([b"a", b"v"]))
+    grouped.link.call("DEL", grouped.keys.retry("g"))
+    due_ms = grouped.beat("me").next_due_ms
+    assert due_ms is not None
+    assert due_ms <= grouped.server_ms()
+    assert promote(grouped.link, grouped.keys, "g").found == 1
+    assert promote(grouped.link, grouped.keys, "g").taken == 1
+    assert grouped.beat("me").next_due_ms is None
+
+
+def test_when_memory_is_out_due_times_that_are_gone_wait(tight: Grouped) -> None:
+    """Not an error, and not forgotten."""
+    put(tight, tight.server_ms() + 60_000, "1-1:0:x", retry_body([b"a", b"v"]))
+    tight.link.call("DEL", tight.keys.retry("g"))
+    tight.link.load(script("promote"))
+    with tight.out_of_memory():
+        assert tight.link.calls(
+            [
+                script("promote").command(
+                    [tight.again.key, tight.keys.retry("g"), tight.keys.retry_bodies("g")], [100]
+                )
+            ]
+        ) == [[0, b"", 0]]
+    assert promote(tight.link, tight.keys, "g").found == 1
 
 
 def test_a_retry_goes_the_whole_way(grouped: Grouped) -> None:

@@ -1,6 +1,7 @@
 -- duty: one heartbeat of a member; shares out who sweeps and promotes for the group, and answers what it must know.
 --
 -- KEYS  1 S:groups  2 S:members:<group>  3 S:duty:<group>  4 S:retry:<group>  5 S:never
+--       6 S:retry-bodies:<group>
 -- ARGV  1 group, escaped  2 member  3 the member's claim_after, ms  4 1 if it wants the duty, 0 if it gives it up,
 --       -1 if it leaves the group, -2 if it leaves entries behind that others are to take  5 how long the duty is held, ms  6 the sweep mark whose pass is complete, or ''
 --       7 events that ended with this member since it last said so  8 and how many of them died  9 how many of the last
@@ -55,7 +56,9 @@ for some, dead in string.gmatch(before, '(%d+):(%d+)') do
 end
 if ARGV[7] ~= '0' then redis.call('HSET', KEYS[1], ARGV[1] .. ':ended', table.concat(told, ' ')) end
 
-local due = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+local due = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
+-- due times were evicted, and not what they were for: promote puts it right
+if not due and redis.call('EXISTS', KEYS[6]) == 1 then due = string.format('%d', now_ms) end
 local known = tonumber(redis.call('HGET', KEYS[1], ARGV[1] .. ':claim_after') or '0')
 local token = redis.call('HGET', KEYS[1], ARGV[1] .. ':token')
 if not token and tonumber(ARGV[4]) >= 0 then
@@ -63,7 +66,7 @@ if not token and tonumber(ARGV[4]) >= 0 then
   token = string.format('%d', now_ms) .. '-' .. ARGV[2]
   redis.call('HSET', KEYS[1], ARGV[1] .. ':token', token)
 end
-local answer = {now_ms, on_duty, 0, token or '', mark or '', due[2] or '',
+local answer = {now_ms, on_duty, 0, token or '', mark or '', due or '',
   redis.call('HGET', KEYS[1], ARGV[1] .. ':paused') or '', ended, died}
 local longest = math.max(own, known)
 if on_duty == 1 then
