@@ -50,7 +50,9 @@ SCRIPTS: dict[str, tuple[str, str, str]] = {
     "group: a lost one comes back with its token": (
         "group", "if state ~= 'exists' or not failed(again) then", "if false then",
     ),
-    "positions: what is pending does not count": ("positions", "if oldest[1] then", "if false then"),
+    "positions: what is pending does not count": (
+        "positions", "if oldest[1] and not below(position, oldest[1][1]) then", "if false then",
+    ),
     "hand back: the attempt is spent": ("hand_back", "math.max(held[1][4] - 1, 0)", "held[1][4]"),
     "hand back: the token stays": ("hand_back", "redis.call('HSET', KEYS[2], ARGV[2] .. ':token', mark)", ""),
     "hand back: no look at the owner": ("hand_back", "if held[1] and held[1][2] == ARGV[3] then", "if held[1] then"),
@@ -69,9 +71,7 @@ SCRIPTS: dict[str, tuple[str, str, str]] = {
     ),
     "reset: what pends does not hold the saved position back": ("reset", "if not ahead[1] then", "if true then"),
     "reset: no look for members": ("reset", "if live > 0 then", "if false then"),
-    "trim: what is pending does not count": (
-        "trim", "oldest[1] and oldest[1][1] or after(facts['last-delivered-id'])", "after(facts['last-delivered-id'])",
-    ),
+    "trim: what is pending does not count": ("trim", "if oldest[1] then", "if false then"),
     "feed: no look at how far the replay has come": (
         "feed", "if stored ~= ARGV[2] then return {'elsewhere', stored, waiting} end", "",
     ),

@@ -5,7 +5,8 @@ import pytest
 from pipeline.errors import MillstreamError, NoSuchGroupError, UsageError
 from pipeline.position import before
 from pipeline.reset_plan import ResetPlan
-from pipeline.server.groups import MAX_IDS
+from pipeline.server.changes import trim_stream
+from pipeline.server.groups import MAX_IDS, save_position
 from pipeline.server.replies import pairs, text
 from pipeline.server.resetting import Moved, move_position
 from tests.server.grouped import Grouped
@@ -102,6 +103,19 @@ def test_many_pending_entries_take_several_calls(grouped: Grouped) -> None:
     assert counts == [MAX_IDS, MAX_IDS - 2]
     assert {owner for owner, _ in grouped.pending().values()} == {"awake"}
     assert len(grouped.pending()) == MAX_IDS + 2
+
+
+def test_what_is_read_again_is_kept_though_the_reset_was_killed(grouped: Grouped) -> None:
+    """What pends still lies behind what is to be read: the saved position and trims go by the latter."""
+    grouped.add(MAX_IDS + 2)
+    ids = [*grouped.read("old", MAX_IDS), *grouped.read("old", 2)]
+    assert not move_position(grouped.link, plan(grouped, ids[0], ids[-1])).complete
+    assert list(grouped.pending()) == [ids[0], ids[-1]]
+    grouped.link.call("XACK", grouped.keys.stream, "g", ids[0])
+    assert save_position(grouped.link, grouped.keys, "g") == text(ids[0])
+    for _ in trim_stream(grouped.link, grouped.keys.stream, text(ids[-1])):
+        pass
+    assert grouped.read("awake", 1) == [ids[1]]
 
 
 def test_a_skip_takes_nothing_out(grouped: Grouped) -> None:

@@ -41,7 +41,8 @@ for _, row in ipairs(groups) do
   for i = 1, #row, 2 do facts[row[i]] = row[i + 1] end
   listed[escaped(facts['name'])] = true
   local oldest = redis.call('XPENDING', KEYS[1], facts['name'], '-', '+', 1)
-  needs(facts['name'], oldest[1] and oldest[1][1] or after(facts['last-delivered-id']))
+  if oldest[1] then needs(facts['name'], oldest[1][1]) end
+  needs(facts['name'], after(facts['last-delivered-id'])) -- below what pends, where a reset was killed in its midst
 end
 for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   local group = string.match(field, '^([^:]+):since$')
