@@ -71,6 +71,8 @@ SCRIPTS: dict[str, tuple[str, str, str]] = {
     ),
     "reset: what pends does not hold the saved position back": ("reset", "if not ahead[1] then", "if true then"),
     "reset: no look for members": ("reset", "if live > 0 then", "if false then"),
+    "revive: what is retried stays": ("revive", "if not removed then redis.call('XDEL', KEYS[1], id) end", ""),
+    "revive: no look whether it is there still": ("revive", "if not there[1] then", "if false then"),
     "trim: what is pending does not count": ("trim", "if oldest[1] then", "if false then"),
     "feed: no look at how far the replay has come": (
         "feed", "if stored ~= ARGV[2] then return {'elsewhere', stored, waiting} end", "",

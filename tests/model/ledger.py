@@ -18,6 +18,7 @@ READ, SETTLE, TAKE, PROMOTE = "read", "settle", "take", "promote"
 REPLAY_RANGE, REPLAY_PENDING, FIX = "replay range", "replay pending", "save the position"
 DESTROY, REMOVE, TRIM, WIPE = "destroy", "remove", "trim", "wipe"
 RETIRE, RESET = "retire", "reset"
+REVIVE, DROP = "retry dead letters", "drop dead letters"
 
 
 class Broken(AssertionError):
@@ -55,6 +56,8 @@ class Deed:
     """Entries that a replay copied."""
     min_idle_ms: int = 0
     """Entries that were renewed since may not be taken, nor replayed."""
+    letters: Mapping[str, int] = field(default_factory=dict)
+    """Dead letters that are retried or dropped, and how many events each is: more than one for a pack as a whole."""
     first: EntryId = (0, 0)
     """Of a reset: what comes before is not read any more, this and what comes after is."""
     complete: bool = True
@@ -354,14 +357,26 @@ class Ledger:
         waiting = Counter(new.waiting[i][1] for i in new.waiting.keys() - old.waiting.keys())
         letters = [new.dead[i] for i in new.dead.keys() - old.dead.keys()]
         dead = Counter(Copy(key, letter.attempts, 0) for letter, key in letters)
-        if old.dead.keys() - new.dead.keys():
-            raise Broken(f"group {group}: dead letters vanished")
+        revived: Counter[Copy] = Counter()
+        left = old.dead.keys() - new.dead.keys()
+        if left != (deed.letters.keys() if deed.does(REVIVE, group) or deed.does(DROP, group) else set()):
+            raise Broken(f"group {group}: dead letters {sorted(left)} left, not {sorted(deed.letters)}")
+        for dead_id in left:
+            _, key = old.dead[dead_id]
+            if deed.does(DROP, group):
+                account.removed[key] += 1
+                continue
+            keys = [key, *((key[0], index) for index in range(1, deed.letters[dead_id]))]
+            revived.update(Copy(one, 0, 0) for one in keys)
+            account.given.update(keys[1:])  # they were given up with the pack, and are to be had again
         replayed = Counter(
             Copy(key, 0, 0)
             for entry_id in (deed.replayed if deed.does(REPLAY_RANGE, group) else ())
             for key in self.keys(entry_id)
         )
-        _check_added(f"group {group}, its own stream", again, gone.again + promoted + replayed, gone)
+        _check_added(
+            f"group {group}, its own stream", again, gone.again + promoted + replayed + revived, gone
+        )
         _check_added(f"group {group}, its retries", waiting, gone.waiting, gone)
         _check_added(f"group {group}, its dead letters", dead, gone.dead, gone)
         account.removed.update(+gone.uncertain)

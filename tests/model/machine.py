@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from consumers import persistent, replay_pending
+from consumers.dead_letters import DeadLetters
 from consumers.replay import Replay
 from consumers.reset import plan_reset, reset_group
 from pipeline.backoff import Backoff
@@ -407,6 +408,34 @@ class GroupMachine(RuleBasedStateMachine):
             connector.close()
         may = frozenset((ledger.REPLAY_RANGE,))
         self.check(Deed(may, group, replayed=tuple(entries)))
+
+    @rule(group=GROUP, slot=MEMBER, count=st.integers(1, 4), drop=st.booleans(), lost=st.integers(-1, 5))
+    def look_after_the_dead(self, group: str, slot: int, count: int, drop: bool, lost: int) -> None:
+        """Dead letters run again, or are dropped: once, though the request or an answer is lost, and though it is done
+        twice.
+        """
+        self.work(group, slot, [(0, Kind.DEAD)])
+        ids = sorted(self.seen.groups[group].dead, key=parse_entry_id)[-count:]
+        if not ids or self.full:
+            return
+        with DeadLetters(self.keys.stream, group, connector=self.connector) as dead:
+            letters = [dead.get(one) for one in ids]
+            dead.close()  # the next connection
+            self.connector.lose_from = lost or None
+            try:
+                moved = dead.drop(letters) if drop else dead.retry(letters)
+            finally:
+                self.connector.lose_from = None
+            if moved != len(ids):
+                raise ledger.Broken(f"{moved} dead letters were moved, of {ids}")
+            deed = Deed(
+                frozenset((ledger.DROP if drop else ledger.REVIVE,)), group,
+                letters={one.id: len(one.again("")) for one in letters},
+            )  # fmt: skip
+            self.check(deed)
+            if moved := dead.drop(letters) if drop else dead.retry(letters):
+                raise ledger.Broken(f"{moved} dead letters were moved once more, of {ids}")
+            self.check(Deed(group=group))
 
     @rule(group=GROUP, to=st.integers(0, 9), silent=SMALL, killed=st.integers(0, 9), lost=st.integers(0, 9))
     def reset(self, group: str, to: int, silent: int, killed: int, lost: int) -> None:
