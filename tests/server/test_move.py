@@ -399,6 +399,38 @@ def test_when_memory_is_out_due_times_that_are_gone_wait(tight: Grouped) -> None
     assert promote(tight.link, tight.keys, "g").found == 1
 
 
+@pytest.mark.parametrize("recreated", [False, True])
+def test_a_flush_before_a_pack_is_split_leaves_no_part_of_it(tight: Grouped, recreated: bool) -> None:
+    """Whether or not another member has created the group again by then: no event without its entry."""
+    (pack,) = tight.held("me", 1)
+    tight.link.call("FLUSHALL")
+    if recreated:
+        tight.join(lost=True)
+    kept = set(tight.link.call("KEYS", "*"))
+    (answer,) = tight.move([moved(pack, "me", to_again(b"1"), to_retry(2, "r"), to_dead(b"3"))])
+    if recreated:
+        assert answer == 0
+    else:
+        assert isinstance(answer, bytes)
+        assert answer.startswith(b"NOGROUP")
+    assert set(tight.link.call("KEYS", "*")) == kept
+    assert promote(tight.link, tight.keys, "g") == (0, None, 0, [])
+    assert set(tight.link.call("KEYS", "*")) == kept
+
+
+def test_a_flush_after_a_pack_was_split_leaves_nothing_that_a_repeated_call_doubles(tight: Grouped) -> None:
+    """The answer was lost, and then all keys: asked again, the entry is nobody's, and nothing is written."""
+    (pack,) = tight.held("me", 1)
+    entries = [moved(pack, "me", to_again(b"1"), to_retry(2, "r"))]
+    assert tight.move(entries) == [1]
+    tight.link.call("FLUSHALL")
+    tight.join(lost=True)
+    assert tight.move(entries) == [0]
+    assert tight.entries(tight.again.key) == []
+    assert waiting(tight) == {}
+    assert bodies(tight) == 0
+
+
 def test_a_retry_goes_the_whole_way(grouped: Grouped) -> None:
     """Out of pending, into the retries, to the group's own stream: the same fields, in one place at a time."""
     held = grouped.held("me", 1)
