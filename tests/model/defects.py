@@ -14,6 +14,7 @@ from consumers import reader
 from consumers.dispatch import Dispatch
 from consumers.membership import Membership
 from consumers.settler import Settler
+from consumers.state import MemberState
 from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
 from pipeline.server.groups import Duty
@@ -103,6 +104,7 @@ MEMBERS: dict[str, tuple[object, str, Any]] = {
     "member: a token heard of later is taken for the one known before": (
         Membership, "run_once", _adopting(Membership.run_once),
     ),
+    "member: in a pause it reads on": (MemberState, "waiting", False),
     "member: packs are not split": (Dispatch, "_split", lambda self, held, events: self._return(held)),
     "keys: the retries of all groups are one": (StreamKeys, "retry", lambda self, group: f"{self.prefix}retry:all"),
     "keys: all groups run the same again": (StreamKeys, "again", lambda self, group: f"{self.prefix}again:all"),

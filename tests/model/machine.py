@@ -26,7 +26,7 @@ from pipeline.outcome import Kind
 from pipeline.position import parse_entry_id
 from pipeline.server import resetting
 from pipeline.server.changes import trim_stream
-from pipeline.server.groups import retire
+from pipeline.server.groups import pause, resume, retire
 from pipeline.server.overview import server_ms
 from tests.conftest import Server
 from tests.model import ledger
@@ -109,6 +109,8 @@ class GroupMachine(RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         """A step of a member; meanwhile: somebody else's, behind so many requests of the connection it makes."""
         member = self.member(group, slot)
+        if member.paused:
+            may -= {ledger.READ, ledger.TAKE, ledger.PROMOTE}  # what it holds is settled all the same
         deed = Deed(may, group, member.name, runs=member.runs(), min_idle_ms=CLAIM_AFTER_MS)
         if meanwhile is not None:
 
@@ -327,7 +329,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.step(group, slot, STEPS, lambda member: member.connect("reader"))
         member = self.member(group, slot)
         runs = member.runs()
-        for again in (False, True) if member.went_well else ():
+        for again in (False, True) if member.went_well and not member.paused else ():
             cursor = self.seen.groups[group].cursor(again=again)
             there = self.seen.groups[group].again_entries if again else self.seen.entries
             for entry_id, one in cursor.pending.items() if cursor else ():
@@ -408,6 +410,25 @@ class GroupMachine(RuleBasedStateMachine):
             connector.close()
         may = frozenset((ledger.REPLAY_RANGE,))
         self.check(Deed(may, group, replayed=tuple(entries)))
+
+    @rule(group=GROUP, slot=MEMBER, stands=SMALL)
+    def pause(self, group: str, slot: int, stands: int) -> None:
+        """The group is paused, and a member hears of it; what it holds is settled, and nothing is read until later."""
+        pause(self.link, self.keys, group, by="machine", reason="try")
+        self.check(Deed(group=group))
+        self.beat(group, slot)
+        self.settle_all(group, slot)
+        self.sweep(group, slot, missing=True)
+        self.promote(group, slot, full=False)
+        if stands:
+            self.resume(group)
+            self.beat(group, slot)
+
+    @rule(group=GROUP)
+    def resume(self, group: str) -> None:
+        """Its members read again, once they hear of it."""
+        resume(self.link, self.keys, group)
+        self.check(Deed(group=group))
 
     @rule(group=GROUP, slot=MEMBER, count=st.integers(1, 4), drop=st.booleans(), lost=st.integers(-1, 5))
     def look_after_the_dead(self, group: str, slot: int, count: int, drop: bool, lost: int) -> None:
@@ -550,6 +571,7 @@ class GroupMachine(RuleBasedStateMachine):
         """All members die; one that is left works off all there is."""
         for slot in range(MEMBERS):
             self.crash(group, slot)
+        self.resume(group)
         for _ in range(ROUNDS):
             if not self._left(group):
                 return

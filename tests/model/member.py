@@ -120,6 +120,11 @@ class SteppedMember:
         """The consumer name in the group."""
         return self.state.consumer
 
+    @property
+    def paused(self) -> bool:
+        """It has heard that the group is paused."""
+        return self.state.pause is not None
+
     def runs(self) -> dict[tuple[bool, str], Run]:
         """What is held, and what came of it so far."""
         running = {held_of(event) for event in self.hand.running}
@@ -147,6 +152,8 @@ class SteppedMember:
             swept, self._swept = self._swept, ""
             self.membership.run_once(link, swept=swept)
             self.heartbeat.run_once(link)
+            if self.paused:
+                self._hand_back_unstarted()
 
         self._step("duty", step)
 
@@ -155,7 +162,7 @@ class SteppedMember:
 
         def step(link: Link) -> None:
             duty = self.membership.duty
-            if duty is not None and duty.on_duty:
+            if duty is not None and duty.on_duty and not self.paused:
                 self._swept = self.claimer.run_once(link, duty, missing=missing) or self._swept
             else:
                 self.state.sweeping = self.state.splitting = False
@@ -164,7 +171,8 @@ class SteppedMember:
 
     def promote(self) -> None:
         """Due retries go to the group's own stream."""
-        self._step("duty", self.promoter.run_once)
+        if not self.paused:
+            self._step("duty", self.promoter.run_once)
 
     def keep_house(self) -> None:
         """The position is saved, and who is gone for good is retired."""
@@ -217,6 +225,9 @@ class SteppedMember:
         """Ask for the end: nothing more is read, and what did not start is handed back."""
         self.state.stop_asked.set()
         self._end("reader")
+        self._hand_back_unstarted()
+
+    def _hand_back_unstarted(self) -> None:
         waiting = [item for item in self.hand.queue if isinstance(item, Event)]
         self.dispatch.hand_back_unstarted()
         for event in waiting:
