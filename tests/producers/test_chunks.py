@@ -180,10 +180,10 @@ def test_a_send_that_interrupts_another_does_not_wait_for_room() -> None:
 
 
 def at_work() -> set[int | None]:
-    """The threads of producers. One whose start was interrupted may stay in the library's list though it has gone."""
-    frames = sys._current_frames()
-    names = {thread.ident for thread in threading.enumerate() if thread.name == "millstream-producer"}
-    return names & frames.keys()
+    """The threads of producers. One whose start was interrupted may stay in the library's list though it has gone, or
+    wait for ever in the library's code before its own."""
+    threads = [one for one in threading.enumerate() if one.name == "millstream-producer"]
+    return {one.ident for one in threads if one.is_alive()} & sys._current_frames().keys()
 
 
 class Interruption(BaseException):
