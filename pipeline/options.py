@@ -20,7 +20,7 @@ FULL_POLICIES = ("block", "fail", "drop_oldest")
 CODECS = ("msgpack", "json", "fields")
 MAX_BATCH_EVENTS = 1_000
 """Entries one script call may add: a bound on how long it keeps the server from everyone else."""
-MIN_CLAIM_AFTER_MS = 500
+MIN_CLAIM_AFTER_MS = 1_000
 """Below this, a single slow reply of the server would make live consumers look dead."""
 
 

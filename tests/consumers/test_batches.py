@@ -207,7 +207,7 @@ def test_a_pack_redelivered_after_a_crash_is_split(consuming: Consuming) -> None
     """So that one killer does not convict its neighbours: each runs on as a suspect of one crash."""
     seen: list[tuple[int, int, str]] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms")
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s")
     def handle(event: Event, delivery: Delivery) -> None:
         seen.append((event.data, delivery.attempt, delivery.entry_id))
 

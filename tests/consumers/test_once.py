@@ -47,7 +47,7 @@ def replay(consuming: Consuming, entry_id: str, fields: list[bytes], again: bool
 
 def test_an_event_that_is_done_is_not_handed_over_again(consuming: Consuming) -> None:
     """However it comes again: sent twice, in a pack, claimed after a crash that came after its settlement."""
-    seen = declare(consuming, claim_after="500ms")
+    seen = declare(consuming, claim_after="1s")
     (fields,) = consuming.encoded(1)
     first = consuming.send_raw(fields)
     with consuming.running() as running:

@@ -83,7 +83,7 @@ def test_what_runs_ends_and_what_did_not_begin_is_handed_back(consuming: Consumi
     running, go_on = threading.Event(), threading.Event()
     attempts: list[tuple[int, int]] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", concurrency=1, claim_after="500ms", window_events=20)
+    @consuming.app.consumer(consuming.stream, group="g", concurrency=1, claim_after="1s", window_events=20)
     def handle(event: Event, delivery) -> None:  # type: ignore[no-untyped-def]
         attempts.append((event.data, delivery.attempt))
         if event.data == 0:
@@ -97,7 +97,7 @@ def test_what_runs_ends_and_what_did_not_begin_is_handed_back(consuming: Consumi
         until(lambda: len(state.window) == 15, what="all are held")
         hold(consuming)
         until(lambda: len(state.window) == 1, what="the rest is handed back")
-        time.sleep(1.2)  # more than twice claim_after: nobody may take over what runs
+        time.sleep(2.5)  # more than twice claim_after: nobody may take over what runs
         go_on.set()
         until(lambda: not len(state.window), what="it is settled")
         assert attempts == [(0, 1)]
@@ -111,7 +111,7 @@ def test_retries_and_what_died_with_a_worker_wait_too(consuming: Consuming) -> N
     """Neither is promoted or claimed while the group is paused."""
     seen: list[int] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", retry=Retry.fixed("1s"))
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", retry=Retry.fixed("1s"))
     def handle(event: Event) -> None:
         seen.append(event.data)
         if seen == [1]:

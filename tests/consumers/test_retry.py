@@ -391,7 +391,7 @@ def test_a_released_entry_is_taken_by_a_member_that_knows_it(consuming: Consumin
     """After claim_after, as its first run. (The newer member is played by one that reads the mended bytes.)"""
     attempts: list[int] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms")
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s")
     def handle(event: Event, delivery: Delivery) -> None:
         attempts.append(delivery.attempt)
 

@@ -38,7 +38,7 @@ def test_a_big_backlog_is_taken_over_once_each_and_few_at_a_time(
     async def handle_async(event: Event, delivery: Delivery) -> None:
         handle(event, delivery)
 
-    consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=8)(
+    consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=8)(
         handle_async if is_async else handle
     )
     consuming.send(*range(5_000))
@@ -67,7 +67,7 @@ def test_new_events_are_handled_while_a_backlog_is_taken_over(consuming: Consumi
     order: list[int] = []
     begun = threading.Event()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=4)
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)
     def handle(event: Event) -> None:
         order.append(event.data)
         begun.set()
@@ -89,7 +89,7 @@ def test_a_long_run_is_renewed_while_a_backlog_is_taken_over(consuming: Consumin
     runs: list[int] = []
     sweeping, long_run = threading.Event(), threading.Event()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=4)
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)
     async def handle(event: Event, delivery: Delivery) -> None:
         sweeping.set()
         if event.data != "long":
@@ -97,7 +97,7 @@ def test_a_long_run_is_renewed_while_a_backlog_is_taken_over(consuming: Consumin
             return
         runs.append(delivery.attempt)
         long_run.set()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.5)
 
     consuming.send(*range(5_000))
     leave_behind(consuming)
@@ -116,7 +116,7 @@ def test_members_share_a_backlog_that_takes_them_long(consuming: Consuming) -> N
     """One sweeps at a time; whose window lasts for longer than a heartbeat gives the duty up."""
     seen: Counter[int] = Counter()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=4)
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)
     def handle(event: Event) -> None:
         seen[event.data] += 1
         time.sleep(0.03)
@@ -136,7 +136,7 @@ def test_a_member_that_stops_in_the_midst_hands_back_what_it_took(consuming: Con
     seen: Counter[int] = Counter()
     begun = threading.Event()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=4)
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)
     def handle(event: Event, delivery: Delivery) -> None:
         assert delivery.attempt == 2
         seen[event.data] += 1
@@ -167,7 +167,7 @@ def test_a_batch_of_suspects_does_not_wait_for_more_than_may_be_held(
     async def handle_async(events: list[Event]) -> None:
         handle(events)
 
-    consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", batch=500, batch_wait="5s")(
+    consuming.app.consumer(consuming.stream, group="g", claim_after="1s", batch=500, batch_wait="5s")(
         handle_async if is_async else handle
     )
     consuming.send(*range(1_000))
@@ -185,7 +185,7 @@ def test_packs_are_split_no_faster_than_their_events_are_worked_off(
     monkeypatch.setattr(claimer, "MOST_AGAIN", 200)
     seen: Counter[int] = Counter()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=4)
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)
     def handle(event: Event) -> None:
         seen[event.data] += 1
 

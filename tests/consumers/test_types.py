@@ -10,7 +10,7 @@ from pipeline.server.overview import groups
 from tests.consuming import Consuming, total
 from tests.until import until
 
-CLAIM_AFTER = "500ms"
+CLAIM_AFTER = "1s"
 
 
 @pytest.fixture

@@ -68,9 +68,9 @@ def test_all_workers_killed_at_once(
 def test_a_slow_handler_is_not_run_twice(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path
 ) -> None:
-    """A handler of 10 x claim_after keeps its entry, though another member looks for what is abandoned."""
+    """A handler of 5 x claim_after keeps its entry, though another member looks for what is abandoned."""
     with (
-        Crew(tmp_path, server.url, stream, work_ms=5_000, claim_after="500ms", concurrency=1)
+        Crew(tmp_path, server.url, stream, work_ms=5_000, claim_after="1s", concurrency=1)
         .start(2)
         .until_joined(link) as crew
     ):

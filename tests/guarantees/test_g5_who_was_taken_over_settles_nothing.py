@@ -66,7 +66,7 @@ def test_g5_a_handler_sees_that_it_was_taken_over(consuming: Consuming) -> None:
     saw: list[bool] = []
     running = threading.Event()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms")
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s")
     def handle(event: Event, delivery: Delivery) -> None:
         saw.append(delivery.taken_over)
         running.set()
@@ -86,7 +86,7 @@ def test_g5_an_async_handler_is_cancelled(consuming: Consuming) -> None:
     """What it does from then on would be done twice; its end is not an outcome."""
     steps: list[str] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms")
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s")
     async def handle(event: Event, delivery: Delivery) -> None:
         steps.append("runs")
         try:
@@ -108,7 +108,7 @@ def test_g5_what_was_taken_over_before_it_began_does_not_run(consuming: Consumin
     seen: list[int] = []
     go_on = threading.Event()
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", concurrency=1)
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=1)
     def handle(event: Event) -> None:
         seen.append(event.data)
         go_on.wait(30)

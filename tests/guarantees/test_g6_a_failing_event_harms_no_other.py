@@ -27,7 +27,7 @@ url, stream, path = sys.argv[1:]
 account = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 app = Pipeline(url)
 
-@app.consumer(stream, group="g", claim_after="500ms", concurrency=4, retry=2)
+@app.consumer(stream, group="g", claim_after="1s", concurrency=4, retry=2)
 def handle(event, delivery):
     os.write(account, f"S {event.data} {os.getpid()}\\n".encode())
     time.sleep(0.02)
@@ -143,7 +143,7 @@ def test_g6_an_event_that_outlived_its_crashes_is_done(consuming: Consuming, cra
     """Whatever `attempts` says: a crash alone is no conviction before the fifth."""
     attempts: list[int] = []
 
-    @consuming.app.consumer(consuming.stream, group="g", claim_after="500ms", retry=1)
+    @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", retry=1)
     def handle(event: Event, delivery: Delivery) -> None:
         attempts.append(delivery.attempt)
 

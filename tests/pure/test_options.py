@@ -42,7 +42,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         ({"batch": -1}, "batch"),
         ({"window_events": 0}, "window_events"),
         ({"window_bytes": 0}, "window_bytes"),
-        ({"claim_after": "499ms"}, "claim_after"),
+        ({"claim_after": "999ms"}, "claim_after"),
         ({"max_run": 0}, "max_run"),
         ({"block": 0}, "block"),
         ({"block": "5s"}, "block"),
