@@ -9,15 +9,15 @@ OUTBOX = "millstream_outbox"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?")
 
 
-def check_table(name: str) -> str:
-    """The name itself, if a table may be called so.
+def check_table(name: str, option: str = "table") -> str:
+    """The name itself, if a table may be called so. The option is named in the error.
 
     Raises:
         UsageError: anything but small letters, digits and _, with a schema before it if need be.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
-            f"table={name!r}: small letters, digits and _, up to 63, with a schema before it if need be (app.inbox)"
+            f"{option}={name!r}: small letters, digits and _, up to 63, with a schema before it if need be (app.inbox)"
         )
     return name
 

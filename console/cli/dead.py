@@ -34,7 +34,7 @@ _CAUSES = (
     Column("error", "ERROR", shrinks=True),
     Column("first_ms", "FIRST", as_time),
     Column("last_ms", "LAST", as_time),
-    Column("last_id", "THE LAST"),
+    Column("last_id", "NEWEST LETTER"),
     Column("example", "EXAMPLE", shrinks=True),
 )
 _EACH = (

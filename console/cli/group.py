@@ -65,7 +65,7 @@ _FACTS = (
     Column("consumers", "names", as_count),
     Column("last_read_id", "read up to"),
     Column("claim_after_ms", "claim after", as_duration),
-    Column("types", "takes types"),
+    Column("types", "takes types", lambda types: types or "?"),
     Column("paused_ms", "paused since", as_time),
     Column("paused_by", "paused by"),
     Column("paused_reason", "paused because"),

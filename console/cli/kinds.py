@@ -11,6 +11,7 @@ import click
 from pipeline.errors import UsageError
 from pipeline.keys import check_name, check_stream_name
 from pipeline.position import position_id
+from pipeline.tables import check_table
 from pipeline.units import duration_ms, rate_per_s, size_bytes
 
 _DURATION = re.compile(r"\d+(\.\d+)?\s*(ms|s|m|min|h|d)(\s*\d.*)?")
@@ -102,6 +103,15 @@ class PerSecond(Checked):
         return rate_per_s(value, option)
 
 
+class TableName(Checked):
+    """A table in a PostgreSQL."""
+
+    name = "table"
+
+    def checked(self, value: Any, option: str) -> str:
+        return check_table(value, option)
+
+
 STREAM = StreamName()
 GROUP = Name("group")
 CONSUMER = Name("consumer")
@@ -110,6 +120,7 @@ SINCE = Position(ago=True)
 DURATION = Milliseconds()
 SIZE = Bytes()
 RATE = PerSecond()
+TABLE = TableName()
 
 
 def _option(param: click.Parameter | None) -> str:

@@ -2,6 +2,7 @@
 
 import click
 
+from console.cli.kinds import TABLE
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
 from pipeline.errors import UsageError
@@ -24,9 +25,11 @@ def verb() -> None:
     """Tables in a PostgreSQL of yours: the inbox of PostgresInbox, and the outbox that `produce --outbox` relays."""
 
 
-_INBOX = click.option("--inbox", metavar="NAME", default=INBOX, show_default=True, help="The inbox's table.")
+_INBOX = click.option(
+    "--inbox", type=TABLE, metavar="NAME", default=INBOX, show_default=True, help="The inbox's table."
+)
 _OUTBOX = click.option(
-    "--outbox", metavar="NAME", default=OUTBOX, show_default=True, help="The outbox's table."
+    "--outbox", type=TABLE, metavar="NAME", default=OUTBOX, show_default=True, help="The outbox's table."
 )
 
 

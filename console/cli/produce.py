@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from console.cli.exit_codes import FAILED, INTERRUPTED, OK
-from console.cli.kinds import STREAM
+from console.cli.kinds import STREAM, TABLE
 from console.cli.progress import Progress
 from console.cli.session import Session
 from console.cli.verb import Verb
@@ -75,7 +75,12 @@ _FIELD = re.compile(r"\{([\w.@-]+)\}")
 @click.option("--outbox", metavar="URL", default="",
               help="Relay the rows of an outbox table in PostgreSQL (postgresql://…) instead of lines.")  # fmt: skip
 @click.option(
-    "--table", metavar="NAME", default=OUTBOX, show_default=True, help="The outbox's table, with --outbox."
+    "--table",
+    type=TABLE,
+    metavar="NAME",
+    default=OUTBOX,
+    show_default=True,
+    help="The outbox's table, with --outbox.",
 )
 @click.pass_obj
 def verb(

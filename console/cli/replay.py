@@ -45,6 +45,10 @@ _UNFINISHED = (
             "millstream replay orders billing --from 2026-11-23T14:00 --to 2026-11-23T15:00 --execute",
             "one hour",
         ),
+        (
+            "millstream replay orders billing --from -1d --key c-7 --rate 500/s",
+            "some of it, gently; `replay range --help` has --match, --again and --resume too",
+        ),
         ("millstream replay pending orders billing", "what dead consumers left behind runs at once"),
         ("millstream replay dead orders billing --type 'order.*'", "what failed for good has another try"),
     ],
@@ -342,7 +346,7 @@ def _carry_out(session: Session, replay: Replay, plan: ReplayPlan, rate: float |
             note = at.trouble
             if at.held_up and not note:
                 note = f"waiting for group {group}, which has {at.waiting:,} entries before it"
-            bar.at(handed_over, note)
+            bar.at(handed_over, note if at.trouble or not note else f"{at.waiting:,} wait before it")
             about = at.trouble or ("held up" if at.held_up else "")
             if about and about not in said and not bar.wanted:
                 said.add(about)

@@ -356,12 +356,18 @@ def _connect(url: str) -> "psycopg.Connection[Any]":
     try:
         return psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="millstream")
     except psycopg.ProgrammingError as error:
-        raise UsageError(f"--outbox: not an address of PostgreSQL: {_said(error)}") from None
+        raise UsageError(
+            f"not an address of PostgreSQL, such as postgresql://app@db/shop: {_said(error)}"
+        ) from None
     except psycopg.OperationalError as error:
         said = _said(error)
         if "authentication failed" in said or "no password supplied" in said:
             raise AccessDeniedError(f"PostgreSQL refuses the user or password: {said}") from None
-        raise NotConnectedError(f"cannot reach PostgreSQL: {said}") from None
+        unreached = NotConnectedError(f"cannot reach PostgreSQL: {said}")
+        unreached.add_note(
+            "this is about the database, not about Redis: does the address name the right host and port?"
+        )
+        raise unreached from None
 
 
 def _said(error: Exception) -> str:

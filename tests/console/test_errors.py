@@ -50,6 +50,19 @@ def test_a_server_that_is_not_there_is_exit_code_7(args: tuple[str, ...]) -> Non
     assert "hint: is a server running there?" in ran.err
 
 
+def test_a_database_that_is_not_there_is_not_taken_for_redis() -> None:
+    """Exit code 7 too; nobody is told to look for Redis, nor of an option that was not given."""
+    pytest.importorskip("psycopg", reason="psycopg (extra `postgres`) is not installed")
+    ran = here("postgres", "create", "postgresql://app@127.0.0.1:1/shop", url=NOBODY)
+    assert (ran.code, ran.out) == (7, "")
+    assert "cannot reach PostgreSQL" in ran.error
+    assert "not about Redis" in ran.err
+    assert "millstream server" not in ran.err
+    ran = here("postgres", "create", "nonsense", url=NOBODY)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.error.startswith("not an address of PostgreSQL")
+
+
 def test_a_wrong_password_is_said_without_showing_it(own_server: OwnServer) -> None:
     """Neither a wrong one nor a missing one is a server that cannot be reached."""
     server = own_server()
@@ -90,6 +103,8 @@ def test_a_wrong_password_is_said_without_showing_it(own_server: OwnServer) -> N
         (("pending", "show", "s", "g", "nonsense"), "not an entry id"),
         (("dead", "show", "s", "g", "nonsense"), "not an entry id"),
         (("replay", "s", "g"), "missing option '--from'"),
+        (("postgres", "ddl", "--inbox", "bad name;"), "--inbox='bad name;': small letters"),
+        (("produce", "s", "--outbox", "postgresql:///x", "--table", "A"), "--table='A': small letters"),
         (("streams", "--nope"), "no such option"),
     ],
     ids=lambda value: " ".join(value).replace("\n", " ") if isinstance(value, tuple) else "",

@@ -1,5 +1,7 @@
 """millstream group and consumer: where a group stands, in numbers that are true and one word that sums them up."""
 
+import re
+
 import pytest
 
 from pipeline.envelope import Again, again_fields, retry_body
@@ -49,6 +51,9 @@ def test_a_group_is_counted_through_its_life(joined: str, url: str, link: Link) 
     assert (facts["unread"], facts["running"], facts["members"], facts["state"]) == (10, 0, 0, "stuck")
     beat(link, joined, "m")
     assert group(joined, url)["state"] == "working"
+    assert re.search(r"^takes types +\?$", here("group", "show", joined, "g", url=url).out, re.MULTILINE), (
+        "not known yet"
+    )
     ids = read(link, joined, "m", 4)
     facts = group(joined, url)
     assert (facts["running"], facts["last_read_id"]) == (4, ids[-1])
