@@ -54,6 +54,8 @@ class Settlement:
     held: Sequence[Held]
     ahead: Move | None = None
     """An emitted event that is appended before its entry is settled, where one script cannot do both."""
+    any_slot: bool = False
+    """Made without regard to slots: the server had not said yet that it is a cluster."""
 
     @property
     def settles(self) -> int:
@@ -132,6 +134,7 @@ class Settler:
         given: dict[tuple[GroupRef, bool], list[Held]] = {}
         ref, token, some_passed, alike = None, "", False, list[Held]()
         passed, filter_ = state.passed, state.filter
+        clustered = state.cluster
         for held in ready:
             if passed and filter_.mixed and _wanted(passed.get(held, ()), filter_):
                 state.doubted.append(held)
@@ -167,7 +170,7 @@ class Settler:
                 entries = [MovedEntry(held.entry_id, state.consumer, held.moves) for held in part]
                 passed_by = filter_.text if passed and any(held in passed for held in part) else ""
                 command = move_command(ref, entries, passed_by=passed_by)
-                settlements.append(Settlement(script("move"), command, part))
+                settlements.append(Settlement(script("move"), command, part, any_slot=not clustered))
         for (ref, release), group in given.items():
             # Beyond claim_after, so that whoever looks next takes it (scripts and commands may read the clock a little
             # apart); released ones wait out claim_after.
@@ -220,8 +223,8 @@ class Settler:
                     continue
                 self.put_back([settlement])
                 code = getattr(reply, "code", "")
-                if code == "CROSSSLOT" and not self._state.cluster:
-                    self._state.cluster = True  # it would not tell us before
+                if code == "CROSSSLOT" and settlement.any_slot:
+                    self._state.cluster = True  # it would not tell us before; others may be under way
                 elif code == "NOSCRIPT" and settlement.script is not None:
                     self._untaught.add(settlement.script)  # loaded once no reply is outstanding
                 else:

@@ -24,7 +24,7 @@ SECONDS = 2
 
 def read(fields: list[bytes], entry_id: bytes = AT) -> type[MillstreamError] | None:
     """Read all there is to read of an entry; the kind of error it ended in, if it did."""
-    began = time.perf_counter()
+    began = time.thread_time()  # a busy machine is no slow input
     try:
         entry = decode_entry(entry_id, fields)
         for event in entry.events:
@@ -33,7 +33,7 @@ def read(fields: list[bytes], entry_id: bytes = AT) -> type[MillstreamError] | N
     except (DecodeError, UnknownFormatError) as error:
         return type(error)
     finally:
-        assert time.perf_counter() - began < SECONDS
+        assert time.thread_time() - began < SECONDS
     return None
 
 
