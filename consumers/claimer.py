@@ -70,11 +70,15 @@ class Claimer:
         if not state.seeing.acquire(blocking=False):
             return ""  # the reader looks for what it never saw: what is claimed just now would be seen twice
         try:
+            with state.lock:
+                state.settled = set()
             until_s = time.monotonic() + SLICE_S
             for ref in state.refs:
                 if ref not in self._done and not self._go_on(link, ref, until_s):
                     return ""
         finally:
+            with state.lock:
+                state.settled = None
             state.seeing.release()
         state.again_suspects = state.again_suspects or state.splitting
         state.sweeping = state.splitting = self._passing = False
@@ -241,8 +245,13 @@ class Claimer:
         with state.lock:
             state.claiming = coming
             for entry_id, fields, deliveries in taken.entries:
+                if state.settled is not None and (ref, entry_id) in state.settled:
+                    continue  # settled after this claim, as it was pending then: its outcome stands
                 known = state.window.get(ref, entry_id)
-                if (
+                if known is not None and known.returning and deliveries <= known.deliveries:
+                    # Handed back before this claim, as the count shows; the other answer is still to come.
+                    state.window.remove(known)
+                elif (
                     known is not None
                 ):  # our own, gone idle while this process stood still: it runs here already
                     known.token = taken.token

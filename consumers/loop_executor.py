@@ -142,7 +142,9 @@ class LoopExecutor:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: _Task) -> None:
-        del self._tasks[task]
+        batch, _ = self._tasks.pop(task)
+        if task.cancelled() and batch:  # before it began
+            self._finished.extend((event, HAND_BACK) for event in batch)
         self._pump()
         if not self._queue or len(self._finished) > self._spec.concurrency:
             self._wake()

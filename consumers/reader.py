@@ -21,7 +21,7 @@ from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.ladder import company
 from pipeline.server.connect import Link
 from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
-from pipeline.server.replies import Reply, parse_read
+from pipeline.server.replies import Reply, info_fields, parse_read
 
 SLACK_MS = 4_000
 """A reply to a blocking read may come so much later than the block ends, in ms."""
@@ -39,6 +39,16 @@ FEW = 8
 """While a blocking read brings no more entries than this, the next one blocks again."""
 SPLIT_FROM = 50
 """Where there is room for more entries than this, a read leaves half of it to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection, as the server knows it."""
+
+    client: int
+    """Its id there; 0 where the user may not ask."""
+    process: str
+    """The server process: its run_id; empty where the user may not ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,8 @@ class Reader:
         self._busy = False
         """The last read brought something: another may be sent before the next is taken in."""
         self._recheck_ms = 0
+        self._connection: Connection | None = None
+        """The one that this reader has read over last."""
         self._unseen = False
         """There may be entries of ours that were never seen, for which it is not the time."""
 
@@ -96,6 +108,7 @@ class Reader:
                     self._land_all(link)
                     self._see_unseen(link)
                 elif self._unseen and not self._state.resting:
+                    self._land_all(link)
                     self._see_unseen(link)
                 self.run_once(link)
 
@@ -105,10 +118,11 @@ class Reader:
         self._mine = True
         self._state.reader_blocked = False  # another reader may have left it so
         try:
-            self._state.reader_client = client_id(link)
+            if self._half_open(
+                link
+            ):  # it may still wait at the server, and be given entries it cannot deliver
+                self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
             self._see_unseen(link)
-            # A half-open connection may still have waited at the server, and been given entries it cannot deliver.
-            self._recheck_ms = now_ms() + self._block_ms + SLACK_MS
             yield
             self._land_all(link)
         except NotConnectedError:
@@ -286,6 +300,21 @@ class Reader:
                 if self._state.sweeping or not self._mine:
                     self._state.wake()  # another thread settles what has ended here
 
+    def _half_open(self, link: Link) -> bool:
+        """Note which connection this is; whether the server may go on serving the one before it.
+
+        It may not know that one to be gone, and is told to close it: what that one would be given, nobody sees.
+        """
+        before, now = self._connection, connection_of(link)
+        served = False
+        if before is not None and (before != now or not now.client):
+            # Ids begin anew with each server process: another one's would be another client.
+            same = before.client and before.process and before.process == now.process
+            kill = ("CLIENT", "KILL", "ID", before.client)  # 0 if it has gone already
+            served = not same or isinstance(link.calls([kill])[0], MillstreamError)
+        self._connection, self._state.reader_client = now, now.client
+        return served
+
     def _see_unseen(self, link: Link) -> None:
         """Fetch entries that are pending under our name and were never seen here; not while the group is paused."""
         self._unseen = self._state.pause is not None
@@ -325,7 +354,10 @@ def unseen(link: Link, state: MemberState, found: list[Held]) -> None:
                 start = f"({rows[-1][0].decode()}"
 
 
-def client_id(link: Link) -> int:
-    """The server's id of this connection; 0 where the user may not ask."""
-    reply = link.calls([("CLIENT", "ID")])[0]
-    return 0 if isinstance(reply, MillstreamError) else int(reply)
+def connection_of(link: Link) -> Connection:
+    """Which connection this is, as far as the user may ask."""
+    client, about = link.calls([("CLIENT", "ID"), ("INFO", "server")])
+    return Connection(
+        0 if isinstance(client, MillstreamError) else int(client),
+        "" if isinstance(about, MillstreamError) else info_fields(about).get("run_id", ""),
+    )

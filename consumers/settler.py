@@ -250,11 +250,13 @@ class Settler:
             else:
                 if len(state.given) > MOST_GIVEN:
                     state.given.clear()
-                state.given.update((held.ref, held.entry_id) for held in settlement.held)
                 for held in settlement.held:
                     state.releasing.discard(held)
                     state.passed.pop(held, None)
-                    state.window.remove(held)
+                    if state.window.remove(
+                        held
+                    ):  # else it was claimed before this answer was seen, and runs here
+                        state.given.add((held.ref, held.entry_id))
                 state.counts.handed_back += reply
             state.window.finished(self._finished, now_ms())
             self._finished = 0
@@ -274,6 +276,8 @@ class Settler:
                     state.lose(one)
             held = [one for one in held if one.entry_id not in lost]
         events = state.window.remove_all(held)
+        if state.settled is not None:
+            state.settled.update((one.ref, one.entry_id) for one in held)
         self._finished += events
         state.counts.done += events
         if state.callbacks is not None:
@@ -429,6 +433,8 @@ class Settler:
         if self._alone:
             self._alone.pop(held, None)
         events = self._state.window.remove_all([held])
+        if self._state.settled is not None:
+            self._state.settled.add((held.ref, held.entry_id))
         self._finished += events
         if held.verdict is None:
             moved = sum(move.kind in NOT_DONE for move in held.moves)

@@ -111,6 +111,9 @@ class MemberState:
     given: set[tuple[GroupRef, bytes]] = field(default_factory=set)
     """Entries that were handed back, and are pending under our name until somebody claims them: not unseen, and not to
     run before. Whoever fetched one would run it with the count of a run before it."""
+    settled: set[tuple[GroupRef, bytes]] | None = None
+    """Entries that were settled since a sweep began to claim; None while none does. A claim that the server carried out
+    before a settlement, and whose answer comes after the other's, brings what has been done."""
     filter: GroupFilter = field(default_factory=GroupFilter)
     """Which types the group takes, as last heard of."""
     passed: dict[Held, list[Event]] = field(default_factory=dict)

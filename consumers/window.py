@@ -190,14 +190,20 @@ class Window:
 
     def remove(self, held: Held) -> bool:
         """Count an entry out; False if it was not held any more."""
-        return self.remove_all([held]) > 0
+        before = self._entries
+        self.remove_all([held])
+        return self._entries < before
 
     def remove_all(self, gone: Sequence[Held]) -> int:
         """Count entries out; how many events those have that were still held."""
         events = entries = size = 0
         for held in gone:
-            if self._held.get(held.ref, {}).pop(held.entry_id, None) is None:
+            entries_of = self._held.get(held.ref)
+            if (
+                entries_of is None or entries_of.get(held.entry_id) is not held
+            ):  # or another of its id is, by now
                 continue
+            del entries_of[held.entry_id]
             entries += 1
             events += held.events
             size += held.size

@@ -63,7 +63,7 @@ class Proxy:
     - `cut_after(replies=…)`, `cut_after(request_bytes=…)`, `cut_after(reply_bytes=…)`: the connection breaks there.
     - `hold()` / `release()`: replies wait. `black_hole()`: both directions swallow everything, nothing breaks;
       `deaf` / `mute`: only requests do, only replies do.
-    - `half_open = True`: the server does not learn that a client has gone, until `cut()`.
+    - `half_open = True`: the server does not learn that a client has gone, until `cut()`; `hang_up()`: all have gone.
     - `refuse = True`: new connections are closed at once. `cut()`: all connections break now; `cut(reset=True)`: by RST
       (with tcp=True).
     """
@@ -132,6 +132,14 @@ class Proxy:
             self.cuts += len(pairs)
         for pair in pairs:
             self._break(pair, reset=reset)
+
+    def hang_up(self) -> None:
+        """Clients find their connections closed now. With half_open, the server knows nothing of it."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for client, _ in pairs:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def hold(self) -> None:
         """Keep replies back until release()."""
@@ -211,7 +219,10 @@ class Proxy:
         if self.mute:
             return True
         part = self._within("reply_bytes", reply)
-        client.sendall(part)
+        try:
+            client.sendall(part)
+        except OSError:
+            return self.half_open  # nobody is there to tell the server
         return len(part) == len(reply) and bool(self._within("replies", b"."))
 
     def _within(self, kind: str, data: bytes) -> bytes:

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
-from consumers.delivery import Delivery
+from consumers.delivery import Delivery, held_of
 from pipeline.event import Event
 from pipeline.options import Retry
 from pipeline.outcome import Outcomes
@@ -256,3 +258,31 @@ def test_the_window_counts_the_events_of_packs(consuming: Consuming) -> None:
             consuming.until_drained()
     assert 50 <= max(held) <= 150
     assert total(running.members)["settled"] == 80
+
+
+def test_a_batch_that_is_cancelled_before_it_begins_runs_again(consuming: Consuming) -> None:
+    """An application may cancel any task of its loop at any time; the attempt is not spent."""
+    seen: list[tuple[int, int]] = []
+    cancelled: list[str] = []
+
+    def cancel_first(
+        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **given: Any
+    ) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **given)
+        if "_run_batch" in work.__qualname__ and not cancelled:
+            cancelled.append(work.__qualname__)
+            task.cancel()
+        return task
+
+    @consuming.app.consumer(consuming.stream, group="g", batch=10, batch_wait="1ms")
+    async def handle(events: list[Event]) -> None:
+        seen.extend((event.data, held_of(event).attempt) for event in events)
+        asyncio.get_running_loop().set_task_factory(cancel_first)
+
+    with consuming.running():
+        consuming.send(1)
+        until(lambda: seen, what="the first batch")
+        consuming.send(2)
+        consuming.until_drained()
+    assert len(cancelled) == 1
+    assert seen == [(1, 1), (2, 1)]

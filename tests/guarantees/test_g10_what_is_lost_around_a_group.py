@@ -90,6 +90,43 @@ def test_g10_a_replica_that_lacks_the_last_of_it_is_worked_with(
             assert running.failure is None
 
 
+@pytest.mark.parametrize("may_kill", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_g10_a_connection_of_which_one_half_is_left_is_given_nothing(
+    own: Server, stream: str, may_kill: bool
+) -> None:
+    """The member has the server close it; where it may not, it looks again once the server has given up waiting."""
+    with Proxy(own.address) as proxy, consuming_on(own.address, stream, url=proxy.url) as mine:
+        seen: list[int] = []
+        mine.app.consumer(stream, group="g", claim_after="60s")(lambda event: seen.append(event.data))
+        if not may_kill:
+            mine.link.call("ACL", "SETUSER", "default", "-client", "+client|id", "+client|setname")
+
+        def blocked() -> int:
+            clients: bytes = mine.link.call("INFO", "clients")
+            return int(clients.partition(b"blocked_clients:")[2].split()[0])
+
+        with mine.running() as running:
+            mine.send(0)
+            until(lambda: seen == [0] and blocked() == 1, what="it waits at the server")
+            (member,) = running.members
+            before = member.state.reader_client
+            proxy.half_open = True
+            proxy.hang_up()
+            until(lambda: member.state.reader_client != before, what="it reads over another connection")
+            if may_kill:
+                until(
+                    lambda: b"id=%d " % before not in mine.link.call("CLIENT", "LIST"),
+                    what="the server knows",
+                )
+            mine.send(*range(1, 20))
+            until(lambda: sorted(seen) == list(range(20)), 4 if may_kill else 20, what="all is handled")
+            mine.until_drained()
+            counts = total(running.members)
+        assert sorted(seen) == list(range(20)), "each once"
+        assert counts["taken_over_by_us"] == 0
+        proxy.cut()
+
+
 @pytest.mark.slow
 def test_g10_what_a_half_open_connection_was_given_is_not_waited_for(own: Server, stream: str) -> None:
     """The server delivers into a hole, and goes on believing in that connection: it runs long before claim_after."""
