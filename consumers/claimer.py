@@ -251,6 +251,9 @@ class Claimer:
                 if known is not None and known.returning and deliveries <= known.deliveries:
                     # Handed back before this claim, as the count shows; the other answer is still to come.
                     state.window.remove(known)
+                    known.taken_over = True  # should that answer be lost, it is not handed back once more
+                    state.releasing.discard(known)
+                    state.passed.pop(known, None)
                 elif (
                     known is not None
                 ):  # our own, gone idle while this process stood still: it runs here already

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -265,9 +264,7 @@ def test_a_batch_that_is_cancelled_before_it_begins_runs_again(consuming: Consum
     seen: list[tuple[int, int]] = []
     cancelled: list[str] = []
 
-    def cancel_first(
-        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **given: Any
-    ) -> asyncio.Task[Any]:
+    def cancel_first(loop: asyncio.AbstractEventLoop, work: Any, **given: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(work, loop=loop, **given)
         if "_run_batch" in work.__qualname__ and not cancelled:
             cancelled.append(work.__qualname__)

@@ -58,15 +58,25 @@ def test_what_was_settled_behind_a_claim_does_not_run_again(
     assert consuming.link.call("XPENDING", consuming.stream, "g")[0] == 0
 
 
+@pytest.mark.parametrize("lost", [False, True])
 def test_what_is_claimed_before_the_answer_to_its_hand_back_runs(
-    consuming: Consuming, member: SteppedMember
+    consuming: Consuming, member: SteppedMember, lost: bool
 ) -> None:
     """At once, and with the count it had: not after another claim_after, as if it had killed somebody."""
     event = member.hand.running.pop()
     member.state.finished.append((event, HAND_BACK))
-    member._link("reader").meanwhile = (0, lambda: member.sweep(missing=True))
+    link = member._link("reader")
+
+    def claim() -> None:
+        member.sweep(missing=True)
+        link.lose_from = 0 if lost else None
+
+    link.meanwhile = (0, claim)
     read_on(member)
-    assert member.state.counts.handed_back == 1
+    member.settle()
+    assert member.state.counts.handed_back == (not lost)
+    ((_, _, idle_ms, _),) = consuming.link.call("XPENDING", consuming.stream, "g", "-", "+", 10)
+    assert idle_ms < CLAIM_AFTER_MS, "it is handed back no more"
     again = member.start()
     assert again is not None
     assert held_of(again) is not held_of(event)
