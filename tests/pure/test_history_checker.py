@@ -1,5 +1,6 @@
 """The checker of the fault suite: what each kind of history shows, and that where nothing happened nothing is shown."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -263,6 +264,17 @@ def test_what_runs_must_be_pending() -> None:
     both = [run(4, 4.6, 7.1), run(4, 6.5, 8.5, pid=OTHER)]
     sample = replace(gone, from_s=7.8, until_s=7.81)
     assert found([sent(4)], both, samples=[sample], faults=[STOPPED]).wrong == {"early": 1}
+
+
+def test_what_a_server_lost_may_still_begin() -> None:
+    """It waited in a worker's hands when the server lost it; what was sent after the loss did not."""
+    flushed = Fault("flushed", 4.2, 4.3, repeats=True, loses=True, risk_s=math.inf)
+    gone = Sample("g", 5.0, 5.01, {})
+    runs = [run(4, 4.6, 5.6)]
+    assert found([sent(4)], runs, samples=[gone], faults=[flushed]).wrong == {}
+    assert found([sent(4, asked_s=4.4)], runs, samples=[gone], faults=[flushed]).wrong == {"early": 1}
+    only_again = replace(flushed, loses=False)
+    assert found([sent(4)], runs, samples=[gone], faults=[only_again]).wrong == {"early": 1}
 
 
 def test_more_held_than_the_window_is_hoarded() -> None:

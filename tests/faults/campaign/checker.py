@@ -371,9 +371,13 @@ def _samples(history: History, demands: Demands, found: Findings) -> None:
         for run in active:
             if run.held_id in sample.pending or (run.group, run.name) in seen:
                 continue
+            asked = history.sent.get(run.name)
+            # What a server loses may have been waiting in a worker's hands, and begins although it is gone.
+            read_s = min(run.begun_s, asked.asked_s) if asked is not None else run.begun_s
             if any(
                 (fault.pids is None or run.pid in fault.pids)
-                and (fault.until_s >= run.begun_s and fault.from_s <= sample.until_s)
+                and fault.until_s >= (read_s if fault.loses else run.begun_s)
+                and fault.from_s <= sample.until_s
                 for fault in harmful
             ) or any(
                 stall.pid in (0, run.pid) and stall.until_s >= run.begun_s and stall.from_s <= sample.until_s
