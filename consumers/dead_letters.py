@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from pipeline.dead_event import Cause, DeadEvent, DeadSelection, causes_of, read_dead_event
-from pipeline.errors import NotConnectedError, NotFoundError
+from pipeline.errors import NotConnectedError, NotFoundError, UsageError
 from pipeline.keys import StreamKeys, check_name
 from pipeline.pace import Pace
 from pipeline.position import parse_entry_id, position_id
@@ -86,17 +86,18 @@ class DeadLetters:
         """The first and the last id that are meant; both included, and of what is there now.
 
         Raises:
-            UsageError: no position. NoSuchStreamError, NoSuchGroupError: there is none.
+            UsageError: no position, or a range that is reversed. NoSuchStreamError, NoSuchGroupError: there is none.
         """
         now_ms = self._ask(server_ms)
         first, last = position_id(since, now_ms, "since"), position_id(until, now_ms, "until")
+        begins = f"{now_ms}-0" if first == "$" else first
+        if last != "$" and parse_entry_id(begins) > parse_entry_id(last):
+            raise UsageError(f"from {since} to {until}: the range is reversed: {begins} comes after {last}")
         newest = self._ask(lambda link: newest_letter(link, self.keys, self.group))
         if newest is None:
             self._ask(lambda link: groups(link, self.keys.stream, only=self.group))
             return "0-0", "0-0"
-        if first == "$":
-            first = f"{now_ms}-0"
-        return first, newest if last == "$" else min(last, newest, key=parse_entry_id)
+        return begins, newest if last == "$" else min(last, newest, key=parse_entry_id)
 
     def between(self, start: str, end: str, chosen: DeadSelection) -> Iterator[DeadEvent]:
         """find(), from an id to another, both included."""

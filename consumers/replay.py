@@ -88,10 +88,7 @@ class Replay:
         first = after(facts.newest_id) if first == "$" else first
         last = _last_id(end, position_id(end, now_ms, names[1]), facts.newest_id)
         said = f"{names[0]}={start} {names[1]}={end}"
-        if parse_entry_id(first) > parse_entry_id(last) and end.strip() not in ("end", "$"):
-            asked = _last_id(end, position_id(end, now_ms, names[1]), first)
-            if parse_entry_id(first) > parse_entry_id(asked):
-                raise UsageError(f"{said}: the range is reversed: {first} comes after {asked}")
+        _check_order(first, end, position_id(end, now_ms, names[1]), said)
         oldest, known = starts_at(facts, first)
         plan = ReplayPlan(
             id=secrets.token_hex(8), source="range", first_id=first, last_id=last, selection=selection,
@@ -130,17 +127,19 @@ class Replay:
                 end are the entries that the events were first appended in.
 
         Raises:
-            NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position or duration, or an idle time
-            below claim_after without force.
+            NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position or duration, a range that is
+            reversed, or an idle time below claim_after without force.
         """
         selection = Selection(types=types, keys=keys, match=match)
         facts, group = self._facts()
         now_ms = self._server.ask(server_ms)
         first = position_id(start, now_ms, names[0])
         first = after(facts.newest_id) if first == "$" else first
+        last = _last_id(end, position_id(end, now_ms, names[1]), facts.newest_id)
+        _check_order(first, end, position_id(end, now_ms, names[1]), f"{names[0]}={start} {names[1]}={end}")
         plan = ReplayPlan(
             id=secrets.token_hex(8), source="pending", first_id=first, selection=selection, again=again,
-            last_id=_last_id(end, position_id(end, now_ms, names[1]), facts.newest_id), members=group.members,
+            last_id=last, members=group.members,
             idle_ms=replay_pending.least_idle_ms(group, idle, force, names[2]),
             ids=tuple(ids),
         )  # fmt: skip
@@ -160,7 +159,7 @@ class Replay:
         """What of the dead letters would run again, with all attempts before them. Arguments as of DeadLetters.find().
 
         Raises:
-            NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position.
+            NoSuchStreamError, NoSuchGroupError: there is none. UsageError: no position, or a range that is reversed.
         """
         selection = Selection(types=types, keys=keys, match=match)
         _, group = self._facts()
@@ -363,6 +362,13 @@ def _last_id(written: str, position: str, newest_id: str) -> str:
     # A time means all before it; an entry id means that entry too.
     last = position if written.strip() == position or not position.endswith("-0") else before(position)
     return min(last, newest_id, key=parse_entry_id)
+
+
+def _check_order(first: str, written: str, position: str, said: str) -> None:
+    """UsageError if a range ends before it begins, whatever the stream holds of it."""
+    last = first if position == "$" else _last_id(written, position, first)
+    if parse_entry_id(first) > parse_entry_id(last):
+        raise UsageError(f"{said}: the range is reversed: {first} comes after {last}")
 
 
 def _nothing(trouble: str) -> None:

@@ -235,6 +235,9 @@ def test_dead_letters_are_grouped_by_why_they_died(
         (row,) = here("dead", motley, "g", *chosen, "--json", url=url).json
         assert row["error"] == "TimeoutError"
     assert here("dead", motley, "g", "--error", "KeyError", "--json", url=url).json == []
+    assert (
+        "the range is reversed" in here("dead", motley, "g", "--since", "15m", "--until", "1h", url=url).error
+    )
     for where in ((motley,), ()):
         mine = [row for row in here("dead", *where, "--json", url=url).json if row["stream"] == motley]
         assert [(row["group"], row["count"]) for row in mine] == [("g", 5), ("g", 1)]

@@ -277,6 +277,8 @@ def test_what_is_being_handled_needs_force(history: list[str], stream: str, url:
     forced = here("replay", "pending", stream, "g", "--force", "--to", "20003-0", url=url)
     assert "3 entries pending" in forced.err
     assert "1 event of these may be being handled just now: they run twice" in forced.err
+    ran = here("replay", "pending", stream, "g", "--force", "--from", "10002-0", "--to", "10001-0", url=url)
+    assert (ran.code, "the range is reversed" in ran.error) == (2, True)
     ran = here("replay", "pending", stream, "g", "--force", "--execute", "--json", url=url)
     assert (ran.code, ran.json["handed_over"]) == (0, 4)
 
@@ -297,6 +299,9 @@ def test_dead_letters_run_again(history: list[str], stream: str, url: str, link:
     assert again(link, stream, "g") == ["10001-0#0", "10003-0#0"]
     assert link.call("XLEN", key) == 1
     assert said_of(link, stream) == {f"{ran.json['replay']} once dead, error Timeout*"}
+    reversed_ = here("replay", "dead", stream, "g", "--from", "10002-0", "--to", "10001-0", url=url)
+    assert (reversed_.code, reversed_.out) == (2, "")
+    assert "from 10002-0 to 10001-0: the range is reversed" in reversed_.error
     assert here("replay", "dead", stream, "other", url=url).out.startswith(
         "nothing to replay: no dead letter is there"
     )
