@@ -693,10 +693,15 @@ def test_a_holder_cannot_settle_what_was_replayed(consuming: Consuming, replay: 
     with consuming.running() as running:
         until(lambda: runs, what="it runs")
         (holder,) = consuming.pending().values()
-        consuming.link.call(
-            "XCLAIM", consuming.stream, "g", holder[0], 0, entry_id, "IDLE", 400_000, "JUSTID"
-        )
-        assert replay.run(replay.plan_pending()).handed_over == 1
+
+        def moved() -> bool:
+            """Aged, and replayed; the member may look for what is abandoned in between, and renew it."""
+            consuming.link.call(
+                "XCLAIM", consuming.stream, "g", holder[0], 0, entry_id, "IDLE", 400_000, "JUSTID"
+            )
+            return replay.run(replay.plan_pending()).handed_over == 1
+
+        until(moved, what="it is moved")
         until(lambda: len(runs) == 2, what="the copy runs")
         go_on.set()
         consuming.until_drained()
