@@ -98,7 +98,8 @@ def least_idle_ms(group: GroupFacts, idle: Duration | None, force: bool, name: s
     if idle_ms < renewed_ms and not force:
         raise UsageError(
             f"{name}={show_duration(idle_ms)} is below the {show_duration(renewed_ms)} within which live members renew "
-            f"what they handle (claim_after of group {group.group!r}): it would run twice; force does it all the same"
+            f"what they handle (claim_after of group {group.group!r}): it would run twice; "
+            f"{'--force' if name.startswith('--') else 'force=True'} does it all the same"
         )
     return idle_ms
 

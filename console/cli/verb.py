@@ -123,7 +123,12 @@ class Noun(_Helpful, click.Group):
         name = args[0]
         command = self.get_command(ctx, name)
         if command is None and not ctx.resilient_parsing:
-            raise unknown_word(name, self.list_commands(ctx), ctx)
+            error = unknown_word(name, self.list_commands(ctx), ctx)
+            if self.default and get_close_matches(name, self.commands, cutoff=NEAR):
+                error.add_note(
+                    f"if {name!r} is a name and no verb: {ctx.command_path} {self.default} {name} …"
+                )
+            raise error
         return name, command, args[1:]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

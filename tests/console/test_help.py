@@ -125,6 +125,13 @@ def test_an_unknown_verb_suggests_the_near_one(args: tuple[str, ...], guess: str
     assert f"did you mean {guess!r}?" in ran.error
 
 
+def test_a_name_that_looks_like_a_verb_can_be_given_all_the_same() -> None:
+    """A stream called slow is not `show`: it is said how to write it."""
+    ran = here("dead", "slow", "g")
+    assert ran.code == 2
+    assert "hint: if 'slow' is a name and no verb: millstream dead ls slow …" in ran.err
+
+
 def test_the_version_is_shown() -> None:
     """By the program's name and number."""
     assert here("--version").out.startswith("millstream ")

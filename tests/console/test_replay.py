@@ -274,6 +274,7 @@ def test_what_is_being_handled_needs_force(history: list[str], stream: str, url:
     refused = here("replay", "pending", stream, "g", "--idle", "1s", "--execute", url=url)
     assert refused.code == 2
     assert "--idle=1.0 s is below the 30 s" in refused.error
+    assert "--force does it all the same" in refused.error
     forced = here("replay", "pending", stream, "g", "--force", "--to", "20003-0", url=url)
     assert "3 entries pending" in forced.err
     assert "1 event of these may be being handled just now: they run twice" in forced.err
