@@ -98,7 +98,7 @@ _ALL = (
         "G10",
         "group-destroyed",
         ("lost",),
-        [(f"{LUA}positions.lua", "if oldest[1] then\n  local ms", "if false then\n  local ms")],
+        [(f"{LUA}positions.lua", "if oldest[1] and not below(position, oldest[1][1]) then", "if false then")],
     ),
     Variant(
         "retried-in-all-groups",
