@@ -78,6 +78,7 @@ def test_a_paused_group_handles_nothing_new_until_it_is_resumed(consuming: Consu
     assert seen == Counter(range(30))
 
 
+@pytest.mark.slow
 def test_what_runs_ends_and_what_did_not_begin_is_handed_back(consuming: Consuming) -> None:
     """The attempt is not spent; while it runs, its entry stays ours, past claim_after."""
     running, go_on = threading.Event(), threading.Event()

@@ -178,6 +178,7 @@ def test_a_batch_of_suspects_does_not_wait_for_more_than_may_be_held(
     assert time.monotonic() - begun_s < 5
 
 
+@pytest.mark.slow
 def test_packs_are_split_no_faster_than_their_events_are_worked_off(
     consuming: Consuming, monkeypatch: pytest.MonkeyPatch
 ) -> None:

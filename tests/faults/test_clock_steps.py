@@ -34,6 +34,7 @@ def mine(own: ShiftedServer, stream: str) -> Iterator[Consuming]:
         yield consuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_ms", [HOUR_MS, -HOUR_MS, 5_000, -5_000])
 def test_a_live_member_keeps_its_entries(own: ShiftedServer, mine: Consuming, step_ms: int) -> None:
     """Handlers run on for several claim_after; all entries look abandoned for an hour, or delivered in an hour."""

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pipeline.server.connect import Link
 from tests.conftest import Server
 from tests.faults.conftest import Feed
@@ -46,6 +48,7 @@ def test_killed_workers_lose_nothing(
         assert any(killed.held for killed in crew.killed), "nobody held anything: nothing was shown"
 
 
+@pytest.mark.slow
 def test_all_workers_killed_at_once(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path, scaled: Callable[[int], int]
 ) -> None:
@@ -65,6 +68,7 @@ def test_all_workers_killed_at_once(
         assert set(crew.times()) == set(feed.sent)
 
 
+@pytest.mark.slow
 def test_a_slow_handler_is_not_run_twice(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path
 ) -> None:
@@ -81,6 +85,7 @@ def test_a_slow_handler_is_not_run_twice(
         assert set(crew.times().values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_worker_that_stood_still_settles_nothing_it_lost(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path
 ) -> None:

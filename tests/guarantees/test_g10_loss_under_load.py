@@ -135,6 +135,7 @@ def test_g10_it_works_again_by_itself(
     assert lost_s > begun_s
 
 
+@pytest.mark.slow
 def test_g10_keys_are_evicted_under_load(
     mine: Server, look: Link, stream: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -54,6 +54,7 @@ def test_g11_a_producer_without_a_server_holds_so_much_and_no_more(stream: str, 
         producer.close(timeout=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [0, 50])
 def test_g11_dropping_the_oldest_keeps_memory_where_it_is(stream: str, pack: int) -> None:
     """100 MB sent to nowhere, at most 2 MB held; also where data was given as large objects that wait to be packed."""

@@ -190,6 +190,7 @@ class Interruption(BaseException):
     """What a signal handler raises here, as Ctrl-C raises KeyboardInterrupt."""
 
 
+@pytest.mark.slow
 def test_a_send_that_is_interrupted_leaves_the_others_in_no_doubt(
     server: Server, link: Link, stream: str
 ) -> None:

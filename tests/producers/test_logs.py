@@ -395,6 +395,7 @@ def script(text: str, *args: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_ships_what_is_queued(server: Server, link: Link, stream: str) -> None:
     """Also what is logged by a forked child, and in the last moment."""
     done = script(
