@@ -5,7 +5,6 @@ import click
 from console.cli.kinds import TABLE
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
-from pipeline.errors import UsageError
 from pipeline.tables import INBOX, OUTBOX, inbox_ddl, outbox_ddl
 
 
@@ -56,9 +55,7 @@ def ddl(session: Session, inbox: str, outbox: str) -> None:
 @click.pass_obj
 def create(session: Session, database: str, inbox: str, outbox: str) -> None:
     """Make both tables in DATABASE (postgresql://…), where they are not there; nothing is changed that is."""
-    try:
-        from producers.sources.postgres import create_tables
-    except ImportError as error:
-        raise UsageError(f"this needs psycopg: pip install 'millstream[postgres]' ({error})") from None
+    from producers.sources.postgres import create_tables
+
     names = create_tables(database, inbox=inbox, outbox=outbox)
     session.out.done(f"tables there: {', '.join(names)}", tables=", ".join(names))

@@ -158,11 +158,9 @@ def _relay(
     follow: bool,
     stop: threading.Event,
 ) -> int:
-    """Relay an outbox; its driver is imported only here, as it is an extra."""
-    try:
-        from producers.sources.postgres import relay_outbox
-    except ImportError as error:
-        raise UsageError(f"--outbox needs psycopg: pip install 'millstream[postgres]' ({error})") from None
+    """Relay an outbox; its driver, an extra, takes long to import: only here."""
+    from producers.sources.postgres import relay_outbox
+
     with Progress(session.out, "sent") as progress:
         done = relay_outbox(
             producer, stream, url, table=table, follow=follow, stop=stop,

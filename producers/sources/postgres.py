@@ -12,10 +12,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
-
-import psycopg
-from psycopg import errors as sql
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.backoff import RECONNECT
 from pipeline.errors import (
@@ -35,6 +33,13 @@ from pipeline.observe.log import Limited, get_logger
 from pipeline.tables import INBOX, OUTBOX, check_table, inbox_ddl, outbox_ddl
 from producers.producer import Producer
 from producers.receipt import Receipt
+
+HAS_DRIVER = find_spec("psycopg") is not None
+"""Whether the extra `postgres` is installed. Inserting events works with any driver of its manners."""
+
+if TYPE_CHECKING or HAS_DRIVER:
+    import psycopg
+    from psycopg import errors as sql
 
 CHUNK_ROWS = 500
 """Rows sent together; the next are read once these are confirmed."""
@@ -169,6 +174,7 @@ def relay_outbox(
         UsageError: a name that cannot be. NotFoundError: no such table. NotConnectedError: the database cannot be
         reached at the start (later it is waited for). AccessDeniedError and the like: no repeat can mend it.
     """
+    _need_driver()
     relay = _Relay(producer, stream, url, check_table(table), stop or threading.Event(), progress)
     check_stream_name(producer.stream_name(stream))
     try:
@@ -188,6 +194,7 @@ def create_tables(url: str, *, inbox: str | None = INBOX, outbox: str | None = O
     statements = [
         (name, ddl(name)) for name, ddl in ((inbox, inbox_ddl), (outbox, outbox_ddl)) if name is not None
     ]
+    _need_driver()
     with _connect(url) as connection:
         for name, statement in statements:
             try:
@@ -265,7 +272,7 @@ class _Relay:
         if connection is not None:
             connection.close()
 
-    def _mine(self, connection: psycopg.Connection[Any]) -> bool:
+    def _mine(self, connection: "psycopg.Connection[Any]") -> bool:
         """Whether this relay is the one at work; taken if nobody else is. Held as long as the connection is."""
         held = connection.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
@@ -281,7 +288,7 @@ class _Relay:
         self.done.standing_by = not mine
         return mine
 
-    def _read(self, connection: psycopg.Connection[Any]) -> list[Any]:
+    def _read(self, connection: "psycopg.Connection[Any]") -> list[Any]:
         try:
             return connection.execute(
                 f"SELECT {_COLUMNS} FROM {self._table} WHERE problem IS NULL ORDER BY number LIMIT {CHUNK_ROWS}"
@@ -295,7 +302,7 @@ class _Relay:
         except sql.InsufficientPrivilege as error:
             raise AccessDeniedError(f"table {self._table}: {_said(error)}") from None
 
-    def _relay(self, connection: psycopg.Connection[Any], rows: Sequence[Any]) -> None:
+    def _relay(self, connection: "psycopg.Connection[Any]", rows: Sequence[Any]) -> None:
         """Send a chunk of rows and delete those that are confirmed, unless it is to stop before they are."""
         events: dict[str, list[tuple[int, Event]]] = {}
         for row in rows:
@@ -329,7 +336,7 @@ class _Relay:
             else:
                 return True
 
-    def _event(self, connection: psycopg.Connection[Any], row: Any) -> Event | None:
+    def _event(self, connection: "psycopg.Connection[Any]", row: Any) -> Event | None:
         """The event of a row; None if it can never be sent: the row says so then."""
         number, event_id, stream, type_, key, data, headers, time = row
         try:
@@ -350,6 +357,11 @@ class _Relay:
             )
             return None
         return event
+
+
+def _need_driver() -> None:
+    if not HAS_DRIVER:
+        raise UsageError("PostgreSQL is reached by psycopg: pip install 'millstream[postgres]'")
 
 
 def _connect(url: str) -> "psycopg.Connection[Any]":
