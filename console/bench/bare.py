@@ -1,6 +1,7 @@
 """Bare: the loops of benchmarks/limits, each as a duty of the bench."""
 
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,21 +32,28 @@ def _links(url: str | None, count: int = 1) -> Iterator[list[Link]]:
         connector.close()
 
 
+@contextmanager
+def _appending(url: str | None, ready: Callable[[], None]) -> Iterator[tuple[socket.socket, Stopwatch]]:
+    """A socket to append by, and a watch that runs until the end of the block."""
+    with _links(url) as (link,), link.bare() as sock:
+        ready()
+        watch = Stopwatch()
+        watch.start()
+        yield sock, watch
+        watch.stop()
+
+
 def bare_append(
     url: str | None, *, stream: str, count: int, once: bool = False, ready: Callable[[], None]
 ) -> dict[str, Any]:
     """Append so many events, one per entry: at the best of the DEPTHS, or once at the middle one."""
     packed = bodies(count)
-    with _links(url) as (link,), link.bare() as sock:
-        ready()
-        watch = Stopwatch()
-        watch.start()
-        if once:
+    if once:
+        with _appending(url, ready) as (sock, watch):
             append(sock, stream, packed, *DEPTHS[len(DEPTHS) // 2])
-            watch.stop()
-            return watch.facts()
+        return watch.facts()
+    with _appending(url, ready) as (sock, watch):
         seconds = best(sock, stream, packed)
-        watch.stop()
     return watch.facts() | {"seconds": seconds, "cpu_s": watch.cpu_s / len(DEPTHS)}
 
 
@@ -54,12 +62,8 @@ def bare_packs_append(
 ) -> dict[str, Any]:
     """Append so many events in packs."""
     rows = events(count)
-    with _links(url) as (link,), link.bare() as sock:
-        ready()
-        watch = Stopwatch()
-        watch.start()
+    with _appending(url, ready) as (sock, watch):
         append_packs(sock, stream, rows)
-        watch.stop()
     return watch.facts()
 
 
@@ -68,15 +72,11 @@ def bare_send(
 ) -> dict[str, Any]:
     """Send so many events one by one, from one thread to another, by the append script."""
     rows = events(count)
-    with _links(url) as (link,), link.bare() as sock:
-        ready()
-        watch = Stopwatch()
-        watch.start()
+    with _appending(url, ready) as (sock, watch):
         send(
             sock, stream, script("append").text, rows,
             per_pack=PER_PACK if pack else 0, producer=secrets.token_hex(8),
         )  # fmt: skip
-        watch.stop()
     return watch.facts()
 
 
