@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from consumers.postgres import PostgresInbox
     from consumers.replay import Replay
     from consumers.reset import plan_reset, reset_group
+    from consumers.sinks.by_url import sink
+    from consumers.sinks.patient import Patient
     from consumers.testing import TestPipeline
     from pipeline.dead_event import Cause, DeadEvent
     from pipeline.envelope import DeadLetter
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
         SendError,
         SendUnknownError,
         ServerRefusedError,
+        SinkAway,
+        SinkRefused,
         UnknownFormatError,
         UnsupportedServerError,
         UsageError,
@@ -83,6 +87,7 @@ __all__ = [
     "NotFoundError",
     "Outcome",
     "Outcomes",
+    "Patient",
     "Pipeline",
     "PostgresInbox",
     "PostgresOutbox",
@@ -100,6 +105,8 @@ __all__ = [
     "SendError",
     "SendUnknownError",
     "ServerRefusedError",
+    "SinkAway",
+    "SinkRefused",
     "TestPipeline",
     "UnknownFormatError",
     "UnsupportedServerError",
@@ -109,6 +116,7 @@ __all__ = [
     "relay_outbox",
     "reset_group",
     "ship_logs",
+    "sink",
 ]
 
 # Where each name lives; what is not named here is an error class.
@@ -126,6 +134,7 @@ _HOMES = {
     "LogHandler": "producers.logs",
     "Outcome": "pipeline.outcome",
     "Outcomes": "pipeline.outcome",
+    "Patient": "consumers.sinks.patient",
     "Pipeline": "consumers.app",
     "PostgresInbox": "consumers.postgres",
     "PostgresOutbox": "producers.sources.postgres",
@@ -145,6 +154,7 @@ _HOMES = {
     "relay_outbox": "producers.sources.postgres",
     "reset_group": "consumers.reset",
     "ship_logs": "producers.logs",
+    "sink": "consumers.sinks.by_url",
 }
 
 

@@ -116,3 +116,19 @@ class NotConfirmed(SendError):
 
 class ClosedError(MillstreamError):
     """The producer or consumer is closed."""
+
+
+class SinkAway(MillstreamError):
+    """A sink's target takes no events just now: unreachable, slow, full, 429, 503. Not the events' fault: they wait.
+
+    Attributes:
+        retry_after_s: how long the target asks to be left alone, in s; None if it does not say.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class SinkRefused(SinkAway):
+    """A sink's target refuses whatever it is sent: wrong password, missing right or table. Events wait for a person."""

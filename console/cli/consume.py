@@ -1,12 +1,11 @@
 """millstream consume: a consumer without writing code: a command, a file or the terminal gets the events."""
 
-import errno
 import os
 import shlex
 import shutil
 import signal
 import sys
-import time
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,24 +18,16 @@ from console.cli.session import Session
 from console.cli.verb import Verb
 from console.settings import worker_environment
 from consumers.app import Pipeline
+from consumers.sinks.by_url import SINKS
+from consumers.sinks.by_url import sink as sink_by_url
 from consumers.sinks.console import Console
-from consumers.sinks.json_lines import JsonLines
+from consumers.sinks.patient import Patient
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import NotFoundError, UsageError
-from pipeline.event import Event
-from pipeline.observe.log import Limited, get_logger
 from pipeline.options import Retry, consumer_options
-from pipeline.outcome import Later, Outcomes
 
-BATCH_EVENTS = 500
 COMMANDS = 8
 """Commands at a time, where --concurrency does not say."""
-PATIENCE_S = 8.0
-"""How long a batch waits for a disk to have room again, well within grace; then its events are put off."""
-PUT_OFF = "10s"
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
-
-BatchHandler = Callable[[list[Event]], Outcomes]
 
 
 @click.command(
@@ -64,8 +55,11 @@ BatchHandler = Callable[[list[Event]], Outcomes]
 @click.option(
     "--sink",
     metavar="URL",
-    help="console: (the default), or jsonl:PATH, with ?rotate=SIZE&keep=FILES if need be.",
+    help=f"Hand batches of events to this: {', '.join(f'{scheme}:' for scheme in SINKS)}; console: if not said. "
+    "`millstream sink` lists them with their options. In a password, ${NAME} is read from the environment.",
 )
+@click.option("--batch", type=click.IntRange(min=1), metavar="COUNT",
+              help="Events that the sink gets at a time, at most; what suits it, if not said.")  # fmt: skip
 @click.option(
     "--type", "types", metavar="TYPE", multiple=True, help="Only events of this type; * for any part."
 )
@@ -90,6 +84,7 @@ def verb(
     group: str,
     command: str | None,
     sink: str | None,
+    batch: int | None,
     types: tuple[str, ...],
     start: str,
     concurrency: int | None,
@@ -107,6 +102,8 @@ def verb(
         raise UsageError("--exec and --sink both say where events go: give one of them")
     if concurrency is not None and command is None:
         raise UsageError("--concurrency is for --exec: a sink writes one batch after the other")
+    if batch is not None and command is not None:
+        raise UsageError("--batch is for --sink: --exec runs a command per event")
     session.log_to_stderr()
     options: dict[str, Any] = {
         "types": types,
@@ -116,51 +113,25 @@ def verb(
         "grace": grace / 1_000,
     }
     handler: Callable[..., Any]
+    reader_left = threading.Event()
     if command is not None:
         handler = ExecHandler(_command(command), worker_environment())
         options["concurrency"] = concurrency or COMMANDS
     else:
-        handler = Patient(_sink(sink or "console:"), sink or "console:")
-        options["batch"] = BATCH_EVENTS
+        handler = _sink(sink or "console:", reader_left)
+        options["batch"] = batch or handler.batch_events
     app = Pipeline(session.url)
     app.add(ConsumerSpec(stream=stream, group=group, handler=handler, options=consumer_options(**options)))
-    clean = app.run(url=session.url)
-    if isinstance(handler, Patient) and handler.reader_left:
+    try:
+        clean = app.run(url=session.url)
+    finally:
+        if isinstance(handler, Patient):
+            handler.close()
+    if reader_left.is_set():
         raise BrokenPipeError
     if not clean:
         session.out.warn("some events did not finish within the grace: they run again elsewhere")
     return OK if clean else FAILED
-
-
-class Patient:
-    """A sink whose disk may be full for a while, and whose reader may leave: neither is the events' fault."""
-
-    def __init__(self, sink: BatchHandler, name: str) -> None:
-        self.__qualname__ = name  # what the log calls the handler
-        self._sink = sink
-        self._say = Limited(get_logger("sink"))
-        self.reader_left = False
-
-    def __call__(self, events: list[Event]) -> Outcomes:
-        """Write the events; put them off without counting the attempt while there is nowhere to write to."""
-        deadline_s = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return self._sink(events)
-            except BrokenPipeError:
-                if not self.reader_left:  # a second signal would end us at once, with what runs unsettled
-                    self.reader_left = True
-                    os.kill(os.getpid(), signal.SIGTERM)
-                raise Later("1s") from None
-            except OSError as error:
-                if error.errno not in _PASSING:
-                    raise
-                self._say.warning(
-                    "full", "the sink cannot write: events wait", error=error.strerror, events=len(events)
-                )
-                if time.monotonic() > deadline_s:
-                    raise Later(PUT_OFF) from None
-                time.sleep(0.2)
 
 
 def _command(text: str) -> list[str]:
@@ -175,15 +146,12 @@ def _command(text: str) -> list[str]:
     return command
 
 
-def _sink(url: str) -> BatchHandler:
-    kind, _, rest = url.partition(":")
-    if kind == "console" and not rest:
-        return Console(sys.stdout)
-    if kind == "jsonl" and rest:
-        path, _, query = rest.partition("?")
-        given = dict(part.partition("=")[::2] for part in query.split("&") if part)
-        if given.keys() - {"rotate", "keep"} or not given.get("keep", "0").isdigit():
-            raise UsageError(f"--sink={url!r}: after the path, ?rotate=SIZE and keep=FILES are allowed")
-        keep = int(given["keep"]) if "keep" in given else 10
-        return JsonLines(path, rotate=given.get("rotate", "100MB"), keep=keep)
-    raise UsageError(f"--sink={url!r} is no sink: console: or jsonl:PATH")
+def _sink(url: str, reader_left: threading.Event) -> Patient:
+    def on_reader_left() -> None:
+        if not reader_left.is_set():  # a second signal would end us at once, with what runs unsettled
+            reader_left.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if url == "console:":
+        return Patient(Console(sys.stdout, on_reader_left=on_reader_left), url)
+    return sink_by_url(url)

@@ -24,9 +24,10 @@ VERBS = {
     "Send and read": {
         "produce": "Lines, JSON lines or logfmt into a stream.",
         "tail": "Show a stream's events, and follow them.",
-        "consume": "Hand a stream's events to a command or a file.",
+        "consume": "Hand a stream's events to a command or a sink.",
         "run": "Run the workers of an app.",
         "replay": "Hand history to one group again.",
+        "sink": "Where consume can hand events: ls, show.",
         "postgres": "Inbox and outbox tables: ddl, create.",
     },
     "Look": {
@@ -39,7 +40,7 @@ VERBS = {
         "bench": "This server's limit, and our share of it.",
     },
 }
-NOUNS = ("stream", "group", "consumer")
+NOUNS = ("stream", "group", "consumer", "sink")
 _PLURALS = {f"{noun}s": noun for noun in NOUNS}
 
 

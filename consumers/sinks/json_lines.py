@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from consumers.sinks.kind import SinkKind
+from consumers.sinks.sink_url import Option, SinkUrl
 from pipeline.errors import DecodeError, EncodeError, UsageError
 from pipeline.event import Event
 from pipeline.json_view import json_view
@@ -171,3 +173,18 @@ class _Locked:
 def _identity(file: int) -> tuple[int, int]:
     stat = os.fstat(file)
     return stat.st_dev, stat.st_ino
+
+
+def _from_url(url: SinkUrl) -> JsonLines:
+    if not url.place:
+        raise UsageError("jsonl: names no file, as in jsonl:logs.jsonl")
+    return JsonLines(url.place, rotate=url.options["rotate"], keep=url.options["keep"])
+
+
+KIND = SinkKind(
+    make=_from_url,
+    options=(
+        Option("rotate", "size", "100MB", "size at which the file is rotated; 0: never"),
+        Option("keep", "count", "10", "old files that stay", least=1),
+    ),
+)

@@ -1,0 +1,68 @@
+"""sink(): a ready-made batch handler by its URL. All sinks in a table; the module of one is imported for it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+
+from consumers.sinks.kind import SinkKind
+from consumers.sinks.patient import PATIENCE, Patient
+from consumers.sinks.sink_url import read_sink_url, scheme_of
+from pipeline.errors import UsageError
+from pipeline.units import Duration
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A sink as lists show it."""
+
+    module: str
+    """In this folder; its KIND is a SinkKind."""
+    does: str
+    example: str
+
+
+SINKS = {
+    "console": Listed("console", "JSON lines on stdout", "console:"),
+    "jsonl": Listed("json_lines", "JSON lines in a file, rotated", "jsonl:logs.jsonl?rotate=100MB&keep=10"),
+}
+
+
+def sink(url: str, *, patience: Duration = PATIENCE, environ: Mapping[str, str] | None = None) -> Patient:
+    """The sink of a URL as a batch handler, which waits while its target is away: no event pays for that.
+
+    Args:
+        url: `scheme:place?option=value`; `millstream sink ls` lists them. In a password, ${NAME} stands for a variable
+            of the environment, and password_file= names a file that is read anew for each connection.
+        patience: how long a batch waits in hand while the target is away; then it is put off. Shorter than grace.
+        environ: where ${NAME} is looked up; None: in this process's environment.
+
+    Example:
+        app.consumer("logs", group="archive", batch=500)(sink("jsonl:archive.jsonl"))
+
+    Raises:
+        UsageError: no such sink or option; says which there are.
+    """
+    kind = kind_of(url)
+    read = read_sink_url(
+        url, kind.options, others=kind.others, environ=os.environ if environ is None else environ
+    )
+    return Patient(kind.make(read), read.shown, patience=patience, batch_events=kind.batch_events)
+
+
+def kind_of(url: str) -> SinkKind:
+    """What the sink of a URL declares.
+
+    Raises:
+        UsageError: there is no such sink.
+    """
+    scheme = scheme_of(url)
+    if scheme not in SINKS:
+        near = get_close_matches(scheme, SINKS, n=1)
+        guess = f"; did you mean {near[0]}:?" if near else ""
+        raise UsageError(
+            f"there is no sink {scheme + ':'!r}; there are: {', '.join(f'{s}:' for s in SINKS)}{guess}"
+        )
+    kind: SinkKind = import_module(f"{__package__}.{SINKS[scheme].module}").KIND
+    return kind
