@@ -31,6 +31,20 @@ class Step:
     source: str
     before: str
     after: str
+    expiry_ms: int = 0
+    """How long the server remembers the position if nothing comes behind it; 0: for ever."""
+
+
+class ElsewhereError(SendError):
+    """The source stands elsewhere; nothing was done.
+
+    Attributes:
+        position: where it stands.
+    """
+
+    def __init__(self, message: str, *, position: str) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 Meta: TypeAlias = tuple[str, str, int | None, dict[str, str] | None]
@@ -152,6 +166,12 @@ class Batch:
         step = self.chunks[-1].step
         return step.after if step else ""
 
+    @property
+    def expiry_ms(self) -> int:
+        """How long that position is remembered, in ms; 0: for ever."""
+        step = self.chunks[-1].step
+        return step.expiry_ms if step else 0
+
 
 class Batches:
     """The batches of one stream, sent and sent again in the order of their numbers; at most 16 are unconfirmed.
@@ -267,7 +287,10 @@ class Batches:
             self._resend = True
             return []
         if isinstance(answer, Elsewhere):
-            error = SendError(f"source {batch.source!r} stands at {answer.position}, not at {batch.before}")
+            error = ElsewhereError(
+                f"source {batch.source!r} stands at {answer.position}, not at {batch.before}",
+                position=answer.position,
+            )
             return self._end(batch, Fate.FAILED, error)
         if isinstance(answer, Forgotten):
             return self._end(batch, Fate.UNKNOWN, SendError("the server no longer knows this batch"))

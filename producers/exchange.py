@@ -223,6 +223,7 @@ class Exchange:
             source=batch.source,
             before=batch.before,
             after=batch.after,
+            position_expiry_ms=batch.expiry_ms,
             options=self._append,
         )
 

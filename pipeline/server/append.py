@@ -94,6 +94,7 @@ def append_command(
     source: str = "",
     before: str = "",
     after: str = "",
+    position_expiry_ms: int = 0,
     options: AppendOptions = AppendOptions(),
 ) -> bytes:
     """The EVALSHA for one batch, packed.
@@ -103,6 +104,7 @@ def append_command(
             values of one entry in each piece.
         renew: whether the server is to remember the producer for expiry_ms from now on, rather than from when it was
             last asked to. A first batch and a repeat renew it anyway.
+        position_expiry_ms: how long the server remembers the source's position from now on; 0: for ever.
         entries: how many entries these are. ids: index of an entry to the event id that must not be in the stream yet.
     """
     numbers = (
@@ -115,6 +117,7 @@ def append_command(
         after if source else "",
         str(int(plain)),
         str(entries),
+        str(position_expiry_ms),
     ]
     names = [keys.stream, keys.producer(producer), keys.source(source) if source else keys.never]
     for index in sorted(ids):

@@ -58,7 +58,7 @@ def test_a_batch_of_plain_entries_is_the_command_that_the_script_reads(
         *("EVALSHA", script("append").sha, str(len(names)), *names),
         *(str(number), str(number - 1), "60000", "1" if renew else "0", "77", "5000"),
         *(before if source else "", after if source else ""),
-        *("1", str(len(entries)), *which),
+        *("1", str(len(entries)), "0", *which),
         *flat,
     )
 
@@ -74,5 +74,5 @@ def test_a_batch_of_entries_with_fields_of_their_own_says_how_many_each_has(
         words += [str(len(entry)), *entry]
     assert command == packed(
         *("EVALSHA", script("append").sha, "3", KEYS.stream, KEYS.producer("p"), KEYS.never),
-        *("3", "3", "86400000", "1", "0", "86400000", "", "", "0", str(len(entries)), *words),
+        *("3", "3", "86400000", "1", "0", "86400000", "", "", "0", str(len(entries)), "0", *words),
     )

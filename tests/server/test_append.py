@@ -241,6 +241,17 @@ def test_a_source_is_appended_only_from_where_it_stands(append: Append, link: Li
     assert bodies(link, stream) == "ab"
 
 
+def test_a_position_may_expire(append: Append, link: Link, stream: str) -> None:
+    """Renewed by each batch; one that is to stay stays."""
+    key = StreamKeys(stream).source("f")
+    append(1, "a", source="f", before="0", after="10", position_expiry_ms=60_000)
+    assert 0 < int(link.call("PTTL", key)) <= 60_000
+    append(2, "b", source="f", before="10", after="20", position_expiry_ms=120_000)
+    assert 60_000 < int(link.call("PTTL", key)) <= 120_000
+    append(3, "c", source="f", before="20", after="30")
+    assert int(link.call("PTTL", key)) == -1
+
+
 def test_a_sources_number_is_looked_at_before_its_position(append: Append) -> None:
     """A repeat is a repeat, though the position has moved on by the first."""
     append(1, "a", source="f", before="0", after="10")

@@ -6,7 +6,8 @@
 --       4 1 to renew that, 0 if it was renewed lately  5 hard cap in entries, 0 for none  6 ms until S:ids expire
 --       7 the source's position before this batch  8 and after it (both empty without a source)
 --       9 1 if every entry is h and b alone (then only their values follow), 0 if each is led by its number of values
---       10 number of entries  11… which entries KEYS 4… belong to, counted from 1, then the entries
+--       10 number of entries  11 ms until the source's position expires, 0 for never
+--       12… which entries KEYS 4… belong to, counted from 1, then the entries
 -- Returns {status, text}:
 --       ok        appended now                    text: first id, how many were appended, and for each entry that
 --       repeated  appended before                       was not, as its S:ids exists: `which=id`, separated by spaces
@@ -42,8 +43,8 @@ end
 
 local stream, plain, entries = KEYS[1], ARGV[9] == '1', tonumber(ARGV[10])
 local ids = #KEYS - 3
-local at = 11 + ids
-local key, due = 4, ids > 0 and tonumber(ARGV[11]) or 0
+local at = 12 + ids
+local key, due = 4, ids > 0 and tonumber(ARGV[12]) or 0
 local first, prefix, seq, count, skipped = '', '', 0, 0, {}
 local call, argv = redis.pcall, ARGV
 
@@ -100,7 +101,7 @@ while i <= entries do
   end
   if i == due then
     key = key + 1
-    due = key <= #KEYS and tonumber(ARGV[7 + key]) or 0
+    due = key <= #KEYS and tonumber(ARGV[8 + key]) or 0
   end
   at = at + (plain and 2 or size + 1)
   i = i + 1
@@ -115,7 +116,10 @@ while i <= entries do
 end
 
 if ARGV[5] ~= '0' then redis.call('XTRIM', stream, 'MAXLEN', '~', ARGV[5]) end
-if source then redis.call('SET', KEYS[3], ARGV[8]) end
+if source then
+  if ARGV[11] == '0' then redis.call('SET', KEYS[3], ARGV[8])
+  else redis.call('SET', KEYS[3], ARGV[8], 'PX', ARGV[11]) end
+end
 local record = first .. ' ' .. count .. ' ' .. table.concat(skipped, ' ')
 redis.call('HSET', KEYS[2], 'last', ARGV[1], n % 16, ARGV[1] .. '=' .. record)
 if ARGV[4] == '1' or not seen[1] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
