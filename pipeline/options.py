@@ -16,6 +16,7 @@ from pipeline.units import Duration, duration_ms, show_duration, size_bytes
 Exceptions: TypeAlias = type[BaseException] | Collection[type[BaseException]]
 """An exception class, or several."""
 EXECUTORS = ("threads", "inline")
+MIN_SPILL_BYTES = 1_000_000
 FULL_POLICIES = ("block", "fail", "drop_oldest")
 CODECS = ("msgpack", "json", "fields")
 MAX_BATCH_EVENTS = 1_000
@@ -362,12 +363,25 @@ class LogOptions:
     every few ms, and makes one pack of it: with 100, no more than some 15,000 lines a second."""
     exit_ms: int = 2_000
     """How long the end of the process, or a flush, waits for lines to be sent, in ms."""
+    spill: str = ""
+    """Folder where lines wait while the server is away, instead of being dropped; empty: none. It may be shared by
+    the processes of one application, and is for one server."""
+    spill_bytes: int = 1_000_000_000
+    """Most bytes there per stream, about; beyond it the oldest lines are dropped and counted, those of ERROR and above
+    last."""
+    spill_sync_ms: int = 1_000
+    """How long what is written there may be lost by a power failure, in ms; 0: it is left to the operating system. A
+    process that is killed loses nothing of it either way."""
 
     def __post_init__(self) -> None:
         for name in ("queue_events", "queue_bytes"):
             _check(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: at least 1 (LogOptions)")
-        for name in ("gather_ms", "exit_ms"):
+        for name in ("gather_ms", "exit_ms", "spill_sync_ms"):
             _check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: 0 or more (LogOptions)")
+        _check(
+            self.spill_bytes >= MIN_SPILL_BYTES,
+            f"spill_bytes={self.spill_bytes:,}: at least {MIN_SPILL_BYTES:,} (LogOptions)",
+        )
         _check(0 <= self.pack <= 500, f"pack={self.pack}: 0 (no packs) to 500 lines (LogOptions)")
 
 
@@ -382,8 +396,10 @@ def log_options(**given: Any) -> LogOptions:
     for name, value in given.items():
         if f"{name}_ms" in fields:
             values[f"{name}_ms"] = duration_ms(value, name)
-        elif name == "queue_bytes":
+        elif name in ("queue_bytes", "spill_bytes"):
             values[name] = size_bytes(value, name)
+        elif name == "spill":
+            values[name] = str(value)
         elif name in fields:
             values[name] = value
         else:

@@ -16,8 +16,9 @@ from pipeline.errors import EventTooLargeError
 from pipeline.event import Event
 from pipeline.header import SingleHeaders
 from pipeline.limits import DEFAULT_LIMITS
+from pipeline.packed import PackedEvents
 from pipeline.server.append import MAX_ENTRY_VALUES
-from pipeline.wire import encode_body, encode_entry, encode_pack, encode_rows, pack_bodies
+from pipeline.wire import encode_body, encode_entry, encode_pack, encode_packed, encode_rows, pack_bodies
 from producers.batch import Chunk, Meta
 
 PACK_BYTES = 256_000
@@ -146,6 +147,19 @@ class Encoder:
                 end += 1
             packs += self._pack(events, bodies, start, end, first_number)
             start = end
+        return packs
+
+    def packed(self, events: PackedEvents, *, most: int, first_number: int) -> list[Pack]:
+        """packs() for events whose data are msgpack already: without an Event object for each."""
+        packs: list[Pack] = []
+        for start in range(0, len(events), most):
+            few, first = events[start : start + most], first_number + start
+            size = sum(map(len, few.bodies))
+            if size > PACK_BYTES:
+                packs += self.packs(list(few), few.bodies, most=most, first_number=first)
+                continue
+            fields = encode_packed(few, producer=self.producer, first_number=first)
+            packs.append(Pack(fields, start, len(few), size))
         return packs
 
     def gather(self, chunk: Chunk, most: int) -> None:

@@ -19,11 +19,10 @@ from pipeline.options import ProducerOptions, producer_options
 from pipeline.packed import PackedEvents
 from pipeline.server.connect import Connector
 from pipeline.units import Duration, duration_ms
-from pipeline.wire import encode_packed
 from producers import at_exit
-from producers.batch import Chunk, Fate
+from producers.batch import Chunk, Fate, Step
 from producers.chunker import Chunker
-from producers.encoder import PACK_BYTES, Encoder, Pack
+from producers.encoder import Encoder
 from producers.intake import SMALL_BYTES, Frame
 from producers.receipt import Receipt, ReceiptOfMany
 from producers.sender import Sender, now_ms
@@ -241,6 +240,17 @@ class Producer:
         """End chunks that were never queued."""
         self._sender.give_up(self._namespace + stream, chunks, error)
 
+    def carried(self, values: Sequence[bytes], events: int, step: Step) -> Chunk:
+        """An entry made before, header and body, as a chunk that moves the position of its source."""
+        chunk = self._sender.chunk("", now_ms())
+        receipt = ReceiptOfMany(0, events)
+        receipt.add_ending(chunk.ending)
+        receipt._disregard()  # whoever knows the position looks after failures
+        chunk.receipts.append(receipt)
+        chunk.add(values, sum(map(len, values)), events=events)
+        chunk.step = step
+        return chunk
+
     def nothing(self) -> Receipt:
         """The receipt of sending nothing."""
         ending = self._sender.chunk("", now_ms()).ending
@@ -362,15 +372,8 @@ class Producer:
         """entries() for events whose data are msgpack already: without an Event object for each."""
         encoder = self._encoder
         chunker = Chunker(self._sender, encoder, len(events), {})
-        for start in range(0, len(events), pack):
-            few, first = events[start : start + pack], chunker.first + start
-            size = sum(map(len, few.bodies))
-            if size > PACK_BYTES:
-                for each in encoder.packs(list(few), few.bodies, most=pack, first_number=first):
-                    chunker.add_pack(each)
-                continue
-            fields = encode_packed(few, producer=encoder.producer, first_number=first)
-            chunker.add_pack(Pack(fields, 0, len(few), size))
+        for each in encoder.packed(events, most=pack, first_number=chunker.first):
+            chunker.add_pack(each)
         return chunker.chunks
 
     def _rows(self, rows: list[Any], type_: str, key: str, pack: int) -> list[Chunk]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
+from typing import TypeVar
 
 from pipeline.errors import BufferFull, ClosedError, EncodeError, EventTooLargeError, MillstreamError
 from pipeline.observe.log import Limited, get_logger
@@ -24,7 +25,9 @@ from producers import at_exit
 from producers.batch import Chunk
 from producers.logs.line import SMALL_BYTES, Line, level_name
 from producers.logs.reentrant_event import ReentrantEvent
+from producers.logs.spool import Spool
 from producers.producer import Producer
+from producers.spill.folder import SpillFolder, check_folder
 
 GRAVE = 40
 """Lines of this level (ERROR) and above are dropped last."""
@@ -41,8 +44,18 @@ GIVE_WAY_S = 0.000_05
 KEEP_TRYING = "6h"
 """How long a line is tried once it is on its way: an outage ends lines by their number, not by their age."""
 ROOM_MS = 200
+AWAY_MS = 300
+"""How long the end of the process waits for a server that takes nothing, where lines are safe in files."""
+PATIENCE_MS = 50
+"""How long a pack waits for room before it is written to a file."""
+LEAVE_S = 2.0
+"""How long it waits for the thread to write them there."""
+ASKED_S = 0.005
+"""How often the thread looks whether what a flush waits for is confirmed, where it has to look."""
 SEND_EVENTS, SEND_BYTES = 2_000, "4MB"
 """What may be on its way at once, beside the queue."""
+
+Made = TypeVar("Made")
 
 _log = get_logger("logs")
 _body = itemgetter(2)
@@ -76,6 +89,10 @@ class LogShipper:
         self._key = (stream, url, namespace, options)
         self.stream = stream
         self.options = options
+        self._folder: SpillFolder | None = None
+        if options.spill:
+            check_folder(options.spill)
+            self._folder = SpillFolder(options.spill, f"{namespace}:{stream}" if namespace else stream)
         self.make_producer: Callable[[], Producer] = lambda: Producer(
             url,
             namespace=namespace,
@@ -114,7 +131,10 @@ class LogShipper:
         self._thread: threading.Thread | None = None
         self._starting = False
         self._limited = Limited(_log)
+        self._why = ""
         self._headers = {"host": socket.gethostname(), "pid": str(os.getpid())}
+        self.spool = Spool(self.stream, self._folder, self.options, self.drop) if self._folder else None
+        """The way by files, if there is to be one. Used by the thread, and by at_exit() once that has ended."""
 
     @property
     def queued(self) -> int:
@@ -129,10 +149,12 @@ class LogShipper:
         if len(intake) > self.room or len(line[2]) > SMALL_BYTES:
             self.settle()
 
-    def drop(self, lines: int) -> None:
+    def drop(self, lines: int, why: str = "they cannot be sent") -> None:
         """Count lines that are given up."""
-        with self._lock:
-            self.dropped += lines
+        if lines:
+            with self._lock:
+                self.dropped += lines
+                self._why = why
 
     def flush(self, timeout_ms: float) -> bool:
         """Wait until what is queued now has been sent; whether it was, within the time."""
@@ -166,7 +188,9 @@ class LogShipper:
         until_s = time.monotonic() + self.options.exit_ms / 1_000
         thread = self._thread
         if thread is not None and thread.is_alive():
-            self.flush(self.options.exit_ms)
+            # What the server does not take in time has another place to be.
+            away = self.spool is not None and self.spool.away
+            self.flush(min(self.options.exit_ms, AWAY_MS) if away else self.options.exit_ms)
         self.settle()
         with self._lock:
             self._closing = True
@@ -176,17 +200,36 @@ class LogShipper:
         self._wake.set()
         self._hurry.set()
         if thread.is_alive():
-            thread.join(max(until_s - time.monotonic(), 0.1))
-        else:  # it could not be started so late
+            thread.join(max(until_s - time.monotonic(), 0.1 if self.spool is None else LEAVE_S))
+        elif self.spool is None:  # it could not be started so late
             self._send(until_s=until_s)
         left = self._held()
-        if self._producer is not None:
+        if self.spool is not None and not thread.is_alive():
+            left = self._end_spool(self.spool, until_s)
+        elif self._producer is not None:
             left += self._producer.end(max(until_s - time.monotonic(), 0.1) * 1_000)
         if left or self.dropped > self._reported:
             _log.error("log lines were not shipped", unsent=left, dropped=self.dropped, stream=self.stream)
 
+    def _end_spool(self, spool: Spool, until_s: float) -> int:
+        """Send what is left or write it down; the number of lines that are nowhere."""
+        while self._held() and spool.ready():
+            for record in self._made(self._take(self.options.pack or SINGLES), spool.records):
+                spool.put(record)
+        secured = spool.secure()
+        if self._producer is not None:
+            rest_ms = max(until_s - time.monotonic(), 0.1) * 1_000
+            self._producer.end(min(rest_ms, AWAY_MS) if secured and spool.away else rest_ms)
+        waits = not spool.idle
+        left = self._held() + spool.close()
+        if waits and not left:
+            _log.warning("log lines wait in the spill folder for the next process", spill=self.options.spill)
+        return left
+
     def after_fork(self) -> None:
-        """In a forked child: the queue is the parent's."""
+        """In a forked child: the queue is the parent's, and so are its files."""
+        if self.spool is not None:
+            self.spool.forget()
         self.dropped = 0
         self._begin()
         if self._producer is not None:
@@ -285,9 +328,15 @@ class LogShipper:
         due_s, seen = time.monotonic() + gather_s, -1
         while not self._closing:
             wait_s = min(due_s - time.monotonic(), POLL_S)
+            spool = self.spool
+            if spool is not None:
+                if spool.step():
+                    wait_s = 0  # the server takes more just now
+                elif self._asked != self._answered:
+                    wait_s = ASKED_S
             if wait_s > 0:
                 self._hurry.wait(wait_s)
-            hurries = self._hurry.is_set()
+            hurries = self._hurry.is_set() or (spool is not None and self._asked != self._answered)
             if not hurries and time.monotonic() < due_s:
                 self._send(only_full=True)
                 self._report()
@@ -296,10 +345,12 @@ class LogShipper:
             asked = self._asked
             self._send()
             self._report()
-            with self._sent:
-                self._answered = asked
-                self._sent.notify_all()
-            if seen == self._taken:  # no line came since the last time
+            idle = spool is None or spool.idle
+            if idle:
+                with self._sent:
+                    self._answered = asked
+                    self._sent.notify_all()
+            if idle and seen == self._taken:  # no line came since the last time
                 self._sleep()
             seen = self._taken
             due_s = time.monotonic() + gather_s
@@ -324,6 +375,10 @@ class LogShipper:
         self.settle()
         most = self.options.pack or SINGLES
         left = self._held()
+        if self.spool is not None:
+            while left >= (most if only_full else 1) and self._spool_some(self.spool, most):
+                left = self._held()
+            return
         while left >= (most if only_full else 1) and (lines := self._take(min(most, left))):
             left -= len(lines)
             entries = deque(self._entries(lines))
@@ -351,17 +406,42 @@ class LogShipper:
             return False
         return True
 
+    def _spool_some(self, spool: Spool, most: int) -> bool:
+        """Give the spool some of the oldest lines, if it can take any."""
+        if spool.producer is None and self._producer is None:
+            try:
+                self._produce()
+            except MillstreamError as error:  # no address, for one
+                self._limited.warning("start", "log lines cannot be shipped", error=str(error))
+            spool.producer = self._producer
+        if not spool.ready():
+            return False
+        # While many wait in memory there is no time to wait for room.
+        patient = 4 * self._held() < self.options.queue_events
+        for record in self._made(self._take(most), spool.records):
+            spool.put(record, block_ms=PATIENCE_MS if patient else 0)
+        self.settle()
+        self._report()
+        return True
+
     def _entries(self, lines: list[Line]) -> list[Chunk]:
         """The lines as entries; those that cannot be sent are dropped."""
+
+        def entries(events: PackedEvents) -> list[Chunk]:
+            return (self._producer or self._produce()).entries(events, pack=self.options.pack)
+
+        return self._made(lines, entries)
+
+    def _made(self, lines: list[Line], make: Callable[[PackedEvents], list[Made]]) -> list[Made]:
+        """What is made of the lines; those of which nothing can be made are dropped."""
         levels, times_s, bodies = zip(*lines, strict=True)
         times_ms = [int(time_s * 1_000) for time_s in times_s]
         events = PackedEvents(bodies, list(map(event_type, levels)), times_ms, self._headers)
         try:
-            producer = self._producer or self._produce()
-            return producer.entries(events, pack=self.options.pack)
+            return make(events)
         except (EncodeError, EventTooLargeError) as error:
             if len(lines) > 1:
-                return [entry for line in lines for entry in self._entries([line])]
+                return [made for line in lines for made in self._made([line], make)]
             refused: MillstreamError = error
         except MillstreamError as error:  # no address, for one
             refused = error
