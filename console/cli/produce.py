@@ -1,34 +1,30 @@
-"""millstream produce: lines of a file or of standard input into a stream, as text, JSON or logfmt."""
+"""millstream produce: lines of files or of standard input into a stream, rows of an outbox, or a single event."""
 
 import os
-import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import click
 
-from console.cli.exit_codes import FAILED, INTERRUPTED, OK
+from console.cli import produce_lines, produce_outbox
+from console.cli.exit_codes import OK
 from console.cli.kinds import STREAM, TABLE
-from console.cli.progress import Progress
+from console.cli.produce_lines import STDIN, Lines
 from console.cli.session import Session
+from console.cli.templates import filled, of
 from console.cli.verb import Verb
-from console.output import counted
-from pipeline.errors import SendError, UsageError, WrongKeyTypeError
+from pipeline.errors import UsageError, WrongKeyTypeError
 from pipeline.server.overview import named
 from pipeline.tables import OUTBOX
 from producers.producer import Producer
-from producers.sources.feed import PACK_EVENTS, Fed
-from producers.sources.follow import follow_file, send_lines
+from producers.sources.feed import PACK_EVENTS, LineOptions
 from producers.sources.parsers import parse_line, parser_named
 
 PARSE = {"auto": "auto", "raw": "text", "json": "json", "logfmt": "logfmt"}
 LINE_TYPE = "log"
-STDIN = "-"
-_FIELD = re.compile(r"\{([\w.@-]+)\}")
 
 
 @click.command(
@@ -37,6 +33,11 @@ _FIELD = re.compile(r"\{([\w.@-]+)\}")
     examples=[
         ("millstream produce logs app.log", "every line of a file, once"),
         ("millstream produce logs app.log --follow", "and what comes; goes on where it was after a restart"),
+        (
+            "millstream produce logs --follow /var/log/syslog '/srv/*/log/**/*.log'",
+            "many files, also those still to come; quoted, so that the pattern is looked at again and again",
+        ),
+        ("millstream produce logs 'app.log.*.gz'", "compressed ones (gz, zst, bz2, xz), one after the other"),
         ("millstream produce logs --type '{level}' --key '{user}' < app.jsonl", "type and key from fields"),
         (
             """millstream produce orders --data '{"id": 7}' --type order.placed --key customer-7""",
@@ -49,9 +50,12 @@ _FIELD = re.compile(r"\{([\w.@-]+)\}")
     ],
 )
 @click.argument("stream", type=STREAM)
-@click.argument("file", required=False)
+@click.argument("files", metavar="[FILE]...", nargs=-1)
 @click.option(
-    "-f", "--follow", is_flag=True, help="Go on with what is written to the file, also when it is rotated."
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on with what is written to the files, also when they are rotated.",
 )
 @click.option("--data", metavar="TEXT", help="Send one event with this data instead of lines.")
 @click.option("--parse", type=click.Choice(list(PARSE)), metavar="HOW", default="auto", show_default=True,
@@ -71,7 +75,8 @@ _FIELD = re.compile(r"\{([\w.@-]+)\}")
     "--from-end", is_flag=True, help="Following for the first time: begin with what is written from now on."
 )
 @click.option("--source", metavar="NAME", default="",
-              help="Following: the name its position is kept under, if not that of host and file.")  # fmt: skip
+              help="Following: the name the position is kept under, if not that of host and file; of several "
+                   "files each has its path behind it.")  # fmt: skip
 @click.option("--outbox", metavar="URL", default="",
               help="Relay the rows of an outbox table in PostgreSQL (postgresql://…) instead of lines.")  # fmt: skip
 @click.option(
@@ -86,7 +91,7 @@ _FIELD = re.compile(r"\{([\w.@-]+)\}")
 def verb(
     session: Session,
     stream: str,
-    file: str | None,
+    files: tuple[str, ...],
     follow: bool,
     data: str | None,
     parse: str,
@@ -99,15 +104,16 @@ def verb(
     outbox: str,
     table: str,
 ) -> int:
-    """Send lines into a stream: those of FILE, or of standard input (-, or nothing where something is piped in).
+    """Send lines into a stream: those of files, or of standard input (-, or nothing where something is piped in).
 
     A line that is not what --parse says is sent as text and counted. With --follow no line is lost or sent twice,
     whenever this is killed: the position stands on the server beside the stream, written in the step that appends.
+    The header source says which file a line is from. docs/files.md has all about rotation and patterns.
 
     With --outbox, the committed rows of a table are sent instead, each once, and deleted once they are confirmed; with
     --follow also those still to come. `millstream postgres create` makes the table.
     """
-    _check(file, data, follow, from_end, source, outbox)
+    _check(files, data, follow, from_end, source, outbox)
     # Before anything is read: a pipe cannot be read twice.
     session.link("produce").close()
     session.log_to_stderr()
@@ -120,24 +126,23 @@ def verb(
             return _one(session, producer, stream, data, parse, event_type or "", key)
         stop = _stop_by_signal()
         if outbox:
-            return _relay(session, producer, stream, outbox, table, follow, stop)
-        options: dict[str, Any] = {
-            "parser": parser_named(PARSE[parse]),
-            "type": _of(LINE_TYPE if event_type is None else event_type),
-            "key": _of(key),
-            "pack": PACK_EVENTS if pack else 0,
-            "stop": stop,
-        }
-        with Progress(session.out, "sent") as progress:
-            options["progress"] = lambda fed: progress.at(fed.confirmed)
-            if file is None or file == STDIN:
-                fed = send_lines(producer, stream, sys.stdin.buffer, **options)
-            else:
-                options |= {"follow": follow, "from_end": from_end, "source": source}
-                fed = follow_file(producer, stream, file, **options)
-    _say(session, stream, fed, confirm)
-    whole_file = file is not None and file != STDIN and not follow
-    return INTERRUPTED if stop.is_set() and whole_file else OK
+            return produce_outbox.relay(session, producer, stream, outbox, table, follow, stop)
+        lines = Lines(
+            stream=stream,
+            options=LineOptions(
+                parser=parser_named(PARSE[parse]),
+                type=of(LINE_TYPE if event_type is None else event_type),
+                key=of(key),
+            ),
+            pack=PACK_EVENTS if pack else 0,
+            confirm=confirm,
+            stop=stop,
+        )
+        if not files or files == (STDIN,):
+            return produce_lines.send_input(session, producer, lines)
+        if follow:
+            return produce_lines.follow(session, producer, lines, files, from_end=from_end, source=source)
+        return produce_lines.send_files(session, producer, lines, files)
 
 
 @contextmanager
@@ -149,54 +154,25 @@ def _naming(stream: str) -> Iterator[None]:
         raise named(error, stream) from None
 
 
-def _relay(
-    session: Session,
-    producer: Producer,
-    stream: str,
-    url: str,
-    table: str,
-    follow: bool,
-    stop: threading.Event,
-) -> int:
-    """Relay an outbox; its driver, an extra, takes long to import: only here."""
-    from producers.sources.postgres import relay_outbox
-
-    with Progress(session.out, "sent") as progress:
-        done = relay_outbox(
-            producer, stream, url, table=table, follow=follow, stop=stop,
-            progress=lambda done: progress.at(done.confirmed),
-        )  # fmt: skip
-    session.out.done(
-        f"{counted(done.confirmed, 'row')} sent from {table}"
-        + (f" ({done.problems:,} can never be sent: see its column problem)" if done.problems else ""),
-        stream=stream,
-        table=table,
-        events=done.confirmed,
-        problems=done.problems,
-        restarts=done.restarts,
-    )
-    if done.problems:
-        return FAILED
-    return INTERRUPTED if stop.is_set() and not follow else OK
-
-
 def _check(
-    file: str | None, data: str | None, follow: bool, from_end: bool, source: str, outbox: str
+    files: Sequence[str], data: str | None, follow: bool, from_end: bool, source: str, outbox: str
 ) -> None:
     """Refuse what cannot be meant together."""
     if outbox:
-        if file is not None or data is not None or from_end or source:
+        if files or data is not None or from_end or source:
             raise UsageError(
                 "--outbox sends the rows of a table: give no FILE, --data, --from-end or --source beside it"
             )
         return
-    if data is not None and (file is not None or follow):
+    if data is not None and (files or follow):
         raise UsageError("--data sends one event: give no FILE beside it")
-    if follow and (file is None or file == STDIN):
+    if follow and (not files or STDIN in files):
         raise UsageError("--follow needs a FILE; standard input is followed until it ends")
+    if STDIN in files and len(files) > 1:
+        raise UsageError("- is standard input: give it alone, without a FILE beside it")
     if (from_end or source) and not follow:
         raise UsageError(("--from-end" if from_end else "--source") + " is for --follow")
-    if file is None and data is None and (sys.stdin is None or sys.stdin.isatty()):
+    if not files and data is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(
             "nothing to send: name a FILE, pipe lines in, or give --data (- reads what you type)"
         )
@@ -210,7 +186,7 @@ def _one(
     if headers:
         session.out.warn("--data is sent as text: " + ", ".join(headers.values()))
     receipt = producer.send(
-        stream, value, type=_filled(event_type, value), key=_filled(key, value), headers=headers
+        stream, value, type=filled(event_type, value), key=filled(key, value), headers=headers
     )
     sent = receipt.result()
     session.out.done(
@@ -221,29 +197,6 @@ def _one(
         level=sent.level,
     )
     return OK
-
-
-def _say(session: Session, stream: str, fed: Fed, confirm: str) -> None:
-    """One line with the counts; an error if lines are not in the stream that cannot be read again."""
-    odd = [
-        f"{count:,} {what}"
-        for count, what in (
-            (fed.unparsed, "as text, since they are not what --parse says"),
-            (fed.cut, "cut, being too long"),
-        )
-        if count
-    ]
-    session.out.done(
-        f"{counted(fed.confirmed, 'line')} sent to {stream}" + (f" ({'; '.join(odd)})" if odd else ""),
-        stream=stream,
-        events=fed.confirmed,
-        failed=fed.failed,
-        unparsed=fed.unparsed,
-        cut=fed.cut,
-        level=confirm,
-    )
-    if fed.failed:
-        raise SendError(f"not in stream {stream!r}: {counted(fed.failed, 'line')}")
 
 
 def _stop_by_signal() -> threading.Event:
@@ -261,20 +214,3 @@ def _stop_by_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     return stop
-
-
-def _of(template: str) -> str | Callable[[Any], str]:
-    """The text itself, or what makes it from a line's data."""
-    return (lambda data: _filled(template, data)) if _FIELD.search(template) else template
-
-
-def _filled(template: str, data: Any) -> str:
-    """The text with each {field} replaced by that field of the data; one that is not there is empty."""
-
-    def value(match: re.Match[str]) -> str:
-        found = data
-        for name in (match[1],) if isinstance(data, Mapping) and match[1] in data else match[1].split("."):
-            found = found.get(name) if isinstance(found, Mapping) else None
-        return "" if found is None else str(found)
-
-    return _FIELD.sub(value, template)

@@ -18,8 +18,10 @@ from console.demo.recorded import RecordedProducer
 from pipeline.errors import ClosedError, MillstreamError
 from pipeline.observe.log import get_logger, log_to_stderr
 from producers.sources.feed import Feed
-from producers.sources.files import Position, position_at
-from producers.sources.follow import file_source, follow_file
+from producers.sources.files import position_at
+from producers.sources.follow import follow_file
+from producers.sources.place import Position
+from producers.sources.several import file_source
 
 RECORD_S = 0.05
 CLOSE_S = 20

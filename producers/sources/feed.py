@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pipeline.backoff import RECONNECT
@@ -60,6 +60,11 @@ class Fed:
     restarts: int = 0
     """How often the stored position had to be read again."""
 
+    def add(self, other: "Fed") -> None:
+        """Count what another source counted, too."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
 
 @dataclass(frozen=True, slots=True)
 class LineOptions:
@@ -89,6 +94,41 @@ class LineOptions:
         )
 
 
+class Positions:
+    """The connection over which sources of one producer read and remember positions."""
+
+    def __init__(self, producer: Producer, stop: threading.Event) -> None:
+        self._connector = producer.connector
+        self._stop = stop
+        self._link: Link | None = None
+        self.limited = Limited(_log)
+
+    def ask(self, *command: str) -> Any:
+        """The answer to a command that may be repeated, waiting for a server that is not there.
+
+        Raises:
+            AccessDeniedError and the like: waiting does not help. ClosedError: stopped while waiting.
+        """
+        tries = 0
+        while True:
+            try:
+                if self._link is None or self._link.closed:
+                    self._link = self._connector.link("source")
+                return self._link.call(*command)
+            except MillstreamError as error:
+                _raise_if_final(error)
+                tries += 1
+                self.limited.warning("position", "source waits for the server", why=str(error))
+                if self._stop.wait(RECONNECT.wait_ms(tries) / 1_000):
+                    raise ClosedError("stopped while waiting for the server") from error
+
+    def close(self) -> None:
+        """Close it; the next question opens it again."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
 class Feed:
     """One source of one stream. Not for several threads."""
 
@@ -101,20 +141,22 @@ class Feed:
         options: LineOptions | None = None,
         pack: int = PACK_EVENTS,
         stop: threading.Event | None = None,
+        fed: Fed | None = None,
+        positions: "Positions | None" = None,
     ) -> None:
-        self.fed = Fed()
+        self.fed = Fed() if fed is None else fed
         self._producer = producer
-        self._connector = producer.connector
+        self._stop = stop or threading.Event()
+        self._own_positions = positions is None
+        self._positions = positions or Positions(producer, self._stop)
         self._stream = stream
         self._key = StreamKeys(producer.stream_name(stream)).source(source) if source else ""
         self._source = source
         self._options = options or LineOptions()
         self._pack = pack
-        self._stop = stop or threading.Event()
         self._before = ""
         self._receipts: deque[Receipt] = deque()
-        self._link: Link | None = None
-        self._limited = Limited(_log)
+        self._limited = self._positions.limited
 
     def stored(self) -> str | None:
         """The source's position as the server has it, waiting for a server that is not there; None: none yet.
@@ -122,19 +164,19 @@ class Feed:
         Raises:
             AccessDeniedError and the like: waiting does not help. ClosedError: stopped while waiting.
         """
-        reply = self._ask("GET", self._key)
+        reply = self._positions.ask("GET", self._key)
         position = None if reply is None else text(reply)
         self._before = position or ""
         return position
 
     def remember(self, position: str) -> None:
         """Store a position before any line, where none is stored: what comes from now on will not be missed."""
-        self._ask("SET", self._key, position, "NX")
+        self._positions.ask("SET", self._key, position, "NX")
         self._before = position
 
     def forget(self) -> None:
         """Remove the stored position."""
-        self._ask("DEL", self._key)
+        self._positions.ask("DEL", self._key)
 
     def put(
         self, lines: Sequence[bytes], cut: dict[int, int], position: Callable[[int], str] | None = None
@@ -222,11 +264,15 @@ class Feed:
             self.fed.confirmed += self._receipts.popleft().events
         return self.stored()
 
+    @property
+    def idle(self) -> bool:
+        """Nothing that was put is still to be looked at."""
+        return not self._receipts
+
     def close(self) -> None:
-        """Close the connection used for positions."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        """Close the connection used for positions, unless it is shared."""
+        if self._own_positions:
+            self._positions.close()
 
     def _chunks(self, events: list[Event]) -> list[Chunk]:
         try:
@@ -258,20 +304,6 @@ class Feed:
                     return False
             else:
                 return True
-
-    def _ask(self, *command: str) -> Any:
-        tries = 0
-        while True:
-            try:
-                if self._link is None or self._link.closed:
-                    self._link = self._connector.link("source")
-                return self._link.call(*command)
-            except MillstreamError as error:
-                _raise_if_final(error)
-                tries += 1
-                self._limited.warning("position", "source waits for the server", why=str(error))
-                if self._stop.wait(RECONNECT.wait_ms(tries) / 1_000):
-                    raise ClosedError("stopped while waiting for the server") from error
 
 
 def _raise_if_final(error: MillstreamError) -> None:

@@ -1,136 +1,110 @@
-"""FollowedFile: reads the lines of a log file across rotation, truncation and restarts.
+"""FollowedFile: reads the lines of a log file across rotation, truncation, compression and restarts.
 
-Stands on the file system alone. A position names the file by device, inode and a fingerprint of its first bytes, and
-the offset of the next line, so that a renamed file is finished, and a new one under an old name or number is not
-mistaken for it. A line without its end waits for it, also across restarts.
+Stands on the file system. Its position (place.py) names the file and the offset of the next line, so that a renamed,
+copied or compressed file is finished before the next is read. A line without its end waits for it, also across
+restarts. A file that cannot be read is said once and looked at again. It may be parked: closed, and opened again where
+there is something new.
 """
 
 import contextlib
 import errno
-import hashlib
 import os
-import re
 import stat
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.errors import NotFoundError, UsageError
-from pipeline.observe.log import Limited, get_logger
+from pipeline.observe.log import get_logger
 from producers.sources.lines import MAX_LINE_BYTES, Lines, LineSplitter
+from producers.sources.opened import BLOCK_BYTES, Damaged, Opened, open_file, what_it_is
+from producers.sources.place import TAIL_BYTES, Position, head_of, tail_of
+from producers.sources.rotated import Rotated, Sibling
 
-BLOCK_BYTES = 262_144
-FINGERPRINT_BYTES = 256
 FINISHED_MS = 1_000
-"""How long a file that was renamed may go without a new line before it counts as finished, in ms."""
+"""How long a file that was rotated may go without a new line before it counts as finished, in ms: its writer writes to
+the next one by then."""
+VANISHED_MS = 60_000
+"""How long a file is kept open that is gone without another in its place, in ms."""
+WRITING_MS = 10_000
+"""How long a compressed file that is cut off may not have been written to, and yet still be finished, in ms."""
+UNREADABLE_MS = 1_000
+"""How often a file that cannot be read is looked at again, in ms."""
 
 _log = get_logger("source")
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a line begins: the file, and the offset in it."""
-
-    device: int
-    inode: int
-    fingerprint_bytes: int
-    """How many of the file's first bytes the fingerprint covers."""
-    fingerprint: str
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.prefix}:{self.offset}"
-
-    @property
-    def prefix(self) -> str:
-        """All but the offset."""
-        return f"{self.device:x}:{self.inode:x}:{self.fingerprint_bytes}:{self.fingerprint}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Position | None":
-        """The position that str() wrote; None for anything else."""
-        match = re.fullmatch(r"([0-9a-f]+):([0-9a-f]+):(\d+):([0-9a-f]*):(\d+)", text)
-        if match is None:
-            return None
-        return cls(int(match[1], 16), int(match[2], 16), int(match[3]), match[4], int(match[5]))
-
-
 @dataclass(slots=True)
 class Read:
-    """Lines of one file, and for each the position behind it."""
+    """Lines of one file, and for each the position behind it. To be used before the file is read again."""
 
     lines: list[bytes] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     cut: dict[int, int] = field(default_factory=dict)
     prefix: str = ""
+    tail: Callable[[int], str] = str
 
     def position(self, index: int) -> str:
         """The position behind the line with this index."""
-        return f"{self.prefix}:{self.ends[index]}"
-
-
-class _OpenFile:
-    """A file held open, which stays the same whatever its name becomes."""
-
-    def __init__(self, path: str, offset: int, max_line_bytes: int) -> None:
-        self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold us
-        status = os.fstat(self.descriptor)
-        self.device, self.inode = status.st_dev, status.st_ino
-        self.splitter = LineSplitter(offset, max_line_bytes)
-        os.lseek(self.descriptor, offset, os.SEEK_SET)
-        self.last_ms = now_ms()
-        """When it last had something new."""
-        self._fingerprint = _fingerprint(self.descriptor, min(offset, FINGERPRINT_BYTES))
-
-    def close(self) -> None:
-        """Let it go."""
-        os.close(self.descriptor)
-
-    def read(self) -> bytes:
-        """The next bytes; none at its present end."""
-        block = os.read(self.descriptor, BLOCK_BYTES)
-        if block:
-            self.last_ms = now_ms()
-        return block
-
-    def position(self, offset: int) -> Position:
-        """The position at an offset up to which the file was read."""
-        covered = min(offset, FINGERPRINT_BYTES)
-        if self._fingerprint[0] < covered:
-            self._fingerprint = _fingerprint(self.descriptor, covered)
-        return Position(self.device, self.inode, *self._fingerprint, offset)
-
-    def changed_before(self, offset: int) -> bool:
-        """Whether what was read is no longer there: truncated, or truncated and written anew."""
-        if os.fstat(self.descriptor).st_size < offset:
-            return True
-        covered, known = self._fingerprint
-        return _fingerprint(self.descriptor, covered)[1] != known
+        end = self.ends[index]
+        return f"{self.prefix}:{self.tail(end)}:{end}"
 
 
 class FollowedFile:
     """The lines written under one path. With follow=False: those that are there now, each file read to its end.
 
     Raises:
-        NotFoundError: no such file (with follow=True it is waited for). UsageError: unreadable, or not a file.
+        NotFoundError: no such file (with follow=True it is waited for). UsageError: unreadable, or not a file; while
+            following only at the start, and if strict.
     """
 
     def __init__(
-        self, path: str, *, follow: bool = True, from_end: bool = False, max_line_bytes: int = MAX_LINE_BYTES
+        self,
+        path: str,
+        *,
+        follow: bool = True,
+        from_end: bool = False,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        strict: bool = True,
     ) -> None:
         self.path = os.path.abspath(path)
         self.finished = False
         """With follow=False: everything was read."""
+        self.active_ms = now_ms()
+        """When there was something new."""
         self._follow = follow
         self._from_end = from_end
         self._max_line_bytes = max_line_bytes
-        self._file: _OpenFile | None = None
+        self._rotated = Rotated(self.path)
+        self._file: Opened | None = None
+        self._splitter = LineSplitter()
+        self._tails: dict[int, str] = {}
+        """Of those offsets that may have to be named although what stands before them was read long ago."""
+        self._block, self._before, self._start = b"", b"", 0
+        self._head = (0, "")
+        self._parked: Position | None = None
+        """Where to go on, in whatever file it is by then."""
+        self._done: Position | None = None
+        """The end of the file that was finished last: the one that follows it is next."""
+        self._copy = False
         self._gone_ms: float | None = None
-        self._limited = Limited(_log)
-        with contextlib.suppress(FileNotFoundError) if follow else contextlib.nullcontext():
-            self._check()
+        self._retry_ms = 0.0
+        self._next_look_ms = 0.0
+        self._seen: tuple[int, int, int, int] | None = None
+        self._said = ""
+        if strict:
+            with contextlib.suppress(FileNotFoundError) if follow else contextlib.nullcontext():
+                self._check()
+
+    @property
+    def open(self) -> bool:
+        """Whether it holds a descriptor."""
+        return self._file is not None
+
+    @property
+    def vanished(self) -> bool:
+        """Nothing is held open, and there is nothing under its path."""
+        return self._file is None and not os.path.exists(self.path)
 
     def resume(self, position: str | None) -> None:
         """Go on from a stored position, in whatever file it has become; None: from the start, or the present end."""
@@ -144,105 +118,237 @@ class FollowedFile:
                 )
             self._open(self.path, 0, at_end=self._from_end and not position)
             return
-        path = self._find(known)
-        if path is None:
-            _log.warning(
-                "the file read before is gone: lines may be missing", path=self.path, offset=known.offset
-            )
-            self._open(self.path, 0)
-        else:
-            self._open(path, known.offset)
+        self._parked = known
+        self._reopen()
 
     def read(self) -> Read | None:
         """The next lines; an empty Read in the midst of a long line; None if there is nothing new now."""
-        if self.finished or (self._file is None and not self._open(self.path, 0)):
+        if self.finished:
+            return None
+        if self._file is None:
+            if now_ms() < self._retry_ms or not self._reopen():
+                return None
+        elif self._nothing_new():
             return None
         file = self._file
         assert file is not None, "opened"
+        before, start = file.last, file.offset
         try:
             block = file.read()
+        except Damaged as error:
+            return self._damaged(file, error)
         except OSError as error:
-            raise UsageError(f"cannot read {file.path}: {error.strerror}") from None
-        if block:
-            return self._read(file, file.splitter.feed(block))
-        return self._at_end(file)
+            self._fail(f"cannot read {file.path}: {error.strerror}")
+            self.park()
+            return None
+        if block is None:
+            return self._truncated(file)
+        if not block:
+            self._block = b""
+            return self._at_end(file)
+        self.active_ms = now_ms()
+        if self._said:
+            _log.info("file can be read again", path=self.path)
+            self._said = ""
+        self._seen = None
+        self._block, self._before, self._start = block, before, start
+        found = self._read(file, self._splitter.feed(block))
+        unsent = self._splitter.offset - self._splitter.half
+        self._tails = {unsent: self._tail(unsent), file.offset: tail_of(file.last)}
+        return found
+
+    def park(self) -> None:
+        """Close the file; read() opens it again, wherever it is by then, once there is something new."""
+        if self._file is not None:
+            known = self._position(self._file, self._splitter.offset - self._splitter.half)
+            seen = self._seen
+            self.close()
+            self._parked, self._seen = known, seen
 
     def close(self) -> None:
         """Let the file go; resume() opens one again."""
         file, self._file = self._file, None
-        self._gone_ms = None
+        self._gone_ms, self._seen, self._parked, self._done, self._copy = None, None, None, None, False
+        self._block, self._splitter = b"", LineSplitter()
         if file is not None:
             file.close()
 
     def position(self) -> str:
         """Where the first line that was not given out yet begins; empty while there is no file."""
-        file = self._file
-        return str(file.position(file.splitter.offset - file.splitter.half)) if file else ""
+        if self._file is None:
+            return str(self._parked or self._done or "")
+        return str(self._position(self._file, self._splitter.offset - self._splitter.half))
 
-    def _at_end(self, file: _OpenFile) -> Read | None:
-        offset = file.splitter.offset
-        if not self._follow:
-            return self._finish(file)
-        if file.changed_before(offset):
-            return self._truncated(file)
+    # Reading.
+
+    def _read(self, file: Opened, lines: Lines) -> Read:
+        if not lines.lines:
+            return Read()
+        return Read(lines.lines, lines.ends, lines.cut, self._position(file, 0).prefix, self._tail)
+
+    def _tail(self, offset: int) -> str:
+        """The hash of what stands before an offset: within the block that was read last, or noted."""
+        noted = self._tails.get(offset)
+        if noted is not None:
+            return noted
+        at = offset - self._start
+        if at >= TAIL_BYTES:
+            return tail_of(self._block[at - TAIL_BYTES : at])
+        return tail_of((self._before + self._block[:at])[-TAIL_BYTES:]) if at >= 0 else ""
+
+    def _position(self, file: Opened, offset: int) -> Position:
+        if self._head[0] != len(file.first):
+            self._head = (len(file.first), head_of(file.first))
+        return Position(
+            device=file.device,
+            inode=file.inode,
+            head_bytes=self._head[0],
+            head=self._head[1],
+            offset=offset,
+            written_ns=file.written_ns,
+            tail=self._tail(offset) if offset else "",
+        )
+
+    def _nothing_new(self) -> bool:
+        """Whether all is as it was when there was nothing new, at the cost of one look."""
+        return self._seen is not None and self._seen == self._look()
+
+    def _look(self) -> tuple[int, int, int, int] | None:
         try:
             here = os.stat(self.path)
         except OSError:
-            return None  # renamed, and nothing new yet under its name: it may still be written to
-        if (here.st_dev, here.st_ino) == (file.device, file.inode):
+            return None
+        return here.st_dev, here.st_ino, here.st_size, here.st_mtime_ns
+
+    def _at_end(self, file: Opened) -> Read | None:
+        if not self._follow or file.compressed:
+            return self._finish(file)
+        here = self._look()
+        if here is not None and here[:2] == (file.device, file.inode):
             self._gone_ms = None
+            # What was written since the read is seen by the next: it is larger, or newer, than what was read.
+            self._seen = here if here[2:] == (file.offset, file.written_ns) else None
             return None
         self._gone_ms = self._gone_ms or now_ms()
-        # Whoever wrote to the old file may do so until it notices; then its last line ends where the file does.
-        if now_ms() - max(self._gone_ms, file.last_ms) < FINISHED_MS:
+        if now_ms() < self._next_look_ms:
             return None
-        return self._finish(file)
-
-    def _truncated(self, file: _OpenFile) -> Read | None:
-        """copytruncate: what was not read yet may be in the copy; then from the start."""
-        known = file.position(file.splitter.offset - file.splitter.half)
-        copy = self._find(known)
-        _log.info("file was truncated", path=self.path, read_to=known.offset, copy=copy or "none")
-        self.close()
-        self._open(copy or self.path, known.offset if copy else 0)
+        self._next_look_ms = (
+            now_ms() + FINISHED_MS / 4
+        )  # a look takes time where the folder has thousands of files
+        following = self._rotated.after(self._position(file, file.offset))
+        quiet_ms = now_ms() - max(self._gone_ms, self.active_ms)
+        if following is None:
+            # Renamed, and nothing new yet under its name: it may still be written to.
+            if quiet_ms >= VANISHED_MS:
+                self.park()
+            return None
+        if self._copy or self._writer_left(file, following[0], quiet_ms):
+            return self._finish(file)
         return None
 
-    def _finish(self, file: _OpenFile) -> Read | None:
+    def _writer_left(self, file: Opened, following: Sibling, quiet_ms: float) -> bool:
+        """Whether nobody writes to a rotated file any more: the next one is in use, and this one has been quiet."""
+        if not following.size_bytes:
+            return False
+        return quiet_ms >= FINISHED_MS or time.time() * 1_000 - file.written_ns / 1e6 >= FINISHED_MS
+
+    def _finish(self, file: Opened) -> Read:
         """The rest of a file that ends here; afterwards the next is read, if there is one."""
-        rest = self._read(file, file.splitter.rest())
-        finished = os.fstat(file.descriptor)
-        following = None
-        with contextlib.suppress(OSError):
-            here = os.stat(self.path)
-            if (here.st_dev, here.st_ino) != (file.device, file.inode):
-                following = next(iter(self._newer(finished)), self.path)
+        self._block, self._before, self._start = b"", file.last, file.offset
+        rest = self._read(file, self._splitter.rest())
+        self._tails = {file.offset: tail_of(file.last)}
+        done = self._position(file, file.offset)
+        tail = tail_of(file.last)
+        rest.tail = lambda _: tail
         self.close()
-        if following is not None:
-            self._open(following, 0)
-        elif not self._follow:
-            self.finished = True
+        self._done = done
         return rest
 
-    def _read(self, file: _OpenFile, lines: Lines) -> Read:
-        if not lines.lines:
-            return Read()
-        return Read(lines.lines, lines.ends, lines.cut, file.position(lines.ends[-1]).prefix)
+    def _truncated(self, file: Opened) -> Read | None:
+        """copytruncate: what was not read yet may be in the copy; then from the start."""
+        known = self._position(file, self._splitter.offset - self._splitter.half)
+        self.close()
+        self._parked = known
+        self._reopen(truncated=True)
+        return None
 
-    def _open(self, path: str, offset: int, *, at_end: bool = False) -> bool:
+    def _damaged(self, file: Opened, error: Damaged) -> Read | None:
+        """A compressed file that ends too soon: it may still be written; if nobody does, what it held is gone."""
+        self._fail(str(error))
+        if time.time() * 1_000 - file.written_ns / 1e6 < WRITING_MS:
+            self.park()
+            return None
+        _log.error("the rest of a compressed file is lost: lines are missing", path=file.path)
+        return self._finish(file)
+
+    # Opening.
+
+    def _reopen(self, *, truncated: bool = False) -> bool:
+        """Open what comes next: the file that was parked, the one after that which was finished, or the path."""
+        if self._parked is not None:
+            known = self._parked
+            if self._seen is not None and self._seen == self._look():
+                return False
+            path = self._rotated.find(known)
+            if path is not None:
+                if truncated:
+                    _log.info("file was truncated", path=self.path, read_to=known.offset, copy=path)
+                moved = truncated and path != self.path
+                return self._open(path, known.offset, at=known, copy=moved)
+            following = self._rotated.after(known, gone=True)
+            if following is None:
+                if self._seen is not None:
+                    self._seen = None
+                return False
+            if truncated:
+                _log.info("file was truncated", path=self.path, read_to=known.offset, copy="none")
+            else:
+                _log.warning(
+                    "the file read before is gone: lines may be missing", path=self.path, offset=known.offset
+                )
+            return self._open(following[0].path, following[1], expected=following[0])
+        if self._done is not None:
+            following = self._rotated.after(self._done)
+            if following is None:
+                self.finished = not self._follow
+                return False
+            return self._open(following[0].path, following[1], expected=following[0])
+        return self._open(self.path, 0)
+
+    def _open(
+        self,
+        path: str,
+        offset: int,
+        *,
+        at_end: bool = False,
+        expected: Sibling | None = None,
+        at: Position | None = None,
+        copy: bool = False,
+    ) -> bool:
         try:
             if path == self.path:
                 self._check()
-            self._file = _OpenFile(path, _last_line(path) if at_end else offset, self._max_line_bytes)
+            file = open_file(path, _last_line(path) if at_end else offset)
         except FileNotFoundError:
-            if not self._follow:
+            if not self._follow and expected is None and at is None:
                 raise NotFoundError(f"no such file: {path}") from None
-            return False
+            return False  # it is waited for, or was renamed just now
         except (OSError, UsageError) as error:
-            if not self._follow:
-                raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-            self._limited.warning("open", "file cannot be read just now", path=path, error=str(error))
+            self._fail(
+                str(error) if isinstance(error, UsageError) else f"cannot read {path}: {error.strerror}"
+            )
             return False
-        self._gone_ms = None
+        if (expected is not None and (file.device, file.inode) != expected.identity) or (
+            at is not None and at.tail and at.tail != tail_of(file.last)
+        ):
+            file.close()  # rotated or truncated between the look and now
+            return False
+        self.close()
+        self._file, self._copy = file, copy
+        self._splitter = LineSplitter(file.offset, self._max_line_bytes)
+        self._tails = {file.offset: tail_of(file.last)}
+        self._head = (0, "")
+        self._next_look_ms = 0.0
         return True
 
     def _check(self) -> None:
@@ -256,78 +362,32 @@ class FollowedFile:
         except OSError as error:
             raise UsageError(f"cannot read {self.path}: {error.strerror}") from None
         if not stat.S_ISREG(status.st_mode):
-            kind = (
-                "a folder"
-                if stat.S_ISDIR(status.st_mode)
-                else "not a regular file: give it as standard input"
-            )
-            raise UsageError(f"cannot follow {self.path}: it is {kind}")
+            raise UsageError(what_it_is(self.path, status.st_mode))
         if not os.access(self.path, os.R_OK):
             raise UsageError(f"cannot read {self.path}: {os.strerror(errno.EACCES)}")
 
-    def _find(self, known: Position) -> str | None:
-        """The path under which the file of a position stands now: its own, a renamed one, or a copy of it."""
-        for by_inode in (True, False):
-            for path in (self.path, *self._neighbours(all_names=by_inode)):
-                if self._is(path, known, by_inode=by_inode):
-                    return path
-        return None
-
-    def _is(self, path: str, known: Position, *, by_inode: bool) -> bool:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            return False
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size < known.offset:
-                return False
-            if by_inode and (status.st_dev, status.st_ino) != (known.device, known.inode):
-                return False
-            if not by_inode and known.fingerprint_bytes < min(known.offset, FINGERPRINT_BYTES) // 2 + 1:
-                return False  # too little to tell a copy by
-            return _fingerprint(descriptor, known.fingerprint_bytes)[1] == known.fingerprint
-        except OSError:
-            return False
-        finally:
-            os.close(descriptor)
-
-    def _neighbours(self, *, all_names: bool) -> Sequence[str]:
-        """Files of the same folder: all, or those named like the rotated ones of this path, newest first."""
-        folder, name = os.path.split(os.path.realpath(self.path))
-        rotated = re.compile(re.escape(name) + r"[.\-_][0-9][0-9T.\-_:]*")
-        try:
-            with os.scandir(folder) as found:
-                entries = [
-                    (entry.stat().st_mtime_ns, entry.path)
-                    for entry in found
-                    if entry.name != name and (all_names or rotated.fullmatch(entry.name)) and entry.is_file()
-                ]
-            return [path for _, path in sorted(entries, reverse=True)]
-        except OSError:
-            return []
-
-    def _newer(self, finished: os.stat_result) -> deque[str]:
-        """Rotated files that were written after the one just finished, oldest first: we were not there meanwhile."""
-        newer: deque[str] = deque()
-        for path in self._neighbours(all_names=False):
-            with contextlib.suppress(OSError):
-                status = os.stat(path)
-                same = (status.st_dev, status.st_ino) == (finished.st_dev, finished.st_ino)
-                if not same and status.st_mtime_ns > finished.st_mtime_ns and stat.S_ISREG(status.st_mode):
-                    newer.appendleft(path)
-        return newer
+    def _fail(self, why: str) -> None:
+        """Following: say it once, and look again later; else an error."""
+        if not self._follow:
+            raise UsageError(why)
+        self._retry_ms = now_ms() + UNREADABLE_MS
+        if why != self._said:
+            self._said = why
+            _log.warning("file cannot be read just now", path=self.path, error=why)
 
 
 def position_at(path: str, offset: int) -> Position:
     """The position of an offset at which a line begins, to be stored so that a source begins there.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError, UsageError: the file cannot be read.
     """
-    file = _OpenFile(path, offset, MAX_LINE_BYTES)
+    file = open_file(path, offset)
     try:
-        return file.position(offset)
+        return Position(
+            device=file.device, inode=file.inode, head_bytes=len(file.first), head=head_of(file.first),
+            offset=offset, written_ns=file.written_ns, tail=tail_of(file.last),
+        )  # fmt: skip
     finally:
         file.close()
 
@@ -345,9 +405,3 @@ def _last_line(path: str) -> int:
         file.seek(start)
         newline = file.read(end - start).rfind(b"\n")
         return start + newline + 1 if newline >= 0 else end if start else 0
-
-
-def _fingerprint(descriptor: int, covered: int) -> tuple[int, str]:
-    """(how many first bytes, their hash)."""
-    first = os.pread(descriptor, covered, 0)
-    return len(first), hashlib.blake2b(first, digest_size=8).hexdigest()

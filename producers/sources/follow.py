@@ -9,10 +9,9 @@ import io
 import os
 import secrets
 import select
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from pipeline.errors import ClosedError, UsageError
@@ -22,20 +21,11 @@ from producers.sources.feed import PACK_EVENTS, Fed, Feed, LineOptions, Of
 from producers.sources.files import FollowedFile
 from producers.sources.lines import MAX_LINE_BYTES, LineSplitter
 from producers.sources.parsers import Parser, parse_auto
-
-POLL_S = 0.1
-"""How often a file without news is looked at, in seconds."""
-PROGRESS_S = 0.2
-"""How often `progress` is called, in seconds."""
-PUT_LINES = 1_000
+from producers.sources.report import PROGRESS_S, Report
+from producers.sources.several import POLL_S, PUT_LINES, Source, file_source
 
 _log = get_logger("source")
 Progress = Callable[[Fed], None]
-
-
-def file_source(path: str) -> str:
-    """The source id of a file: this host and its absolute path."""
-    return f"file:{socket.gethostname()}:{os.path.abspath(path)}"
 
 
 def follow_file(
@@ -52,6 +42,8 @@ def follow_file(
     key: Of = "",
     pack: int = PACK_EVENTS,
     max_line_bytes: int = MAX_LINE_BYTES,
+    options: LineOptions | None = None,
+    fed: Fed | None = None,
     stop: threading.Event | None = None,
     progress: Progress | None = None,
 ) -> Fed:
@@ -66,6 +58,8 @@ def follow_file(
         parser: what a line becomes; see sources/parsers.py.
         type, key: one text, or a function of a line's data. pack: lines per entry; 0: an entry each.
         max_line_bytes: of a longer line the beginning is sent, with a header `cut`.
+        options: the same as parser, type and key, and more. fed: counts to go on from; they are right also where an
+            error ends it.
         stop: ends it soon; what is not confirmed then is read again by the next run.
         progress: called every 0.2 s, and at the end, with the counts.
 
@@ -80,16 +74,15 @@ def follow_file(
     kept = follow if keep_position is None else keep_position
     name = source or (file_source(path) if kept else f"once:{secrets.token_hex(8)}")
     file = FollowedFile(path, follow=follow, from_end=from_end, max_line_bytes=max_line_bytes)
-    feed = Feed(
-        producer, stream, source=name, options=LineOptions(parser, type, key, file.path), pack=pack, stop=stop
-    )
-    report = _Report(feed.fed, progress)
+    options = replace(options or LineOptions(parser, type, key), source=file.path)
+    feed = Feed(producer, stream, source=name, options=options, pack=pack, stop=stop, fed=fed)
+    report = Report(feed.fed, progress)
     try:
         stored = feed.stored() if kept else None
         file.resume(stored)
         if kept and stored is None and from_end and file.position():
             feed.remember(file.position())
-        _pump(file, feed, stop, report, producer.options.exit_ms / 1_000)
+        _pump(Source(file, feed), stop, report, producer.options.exit_ms / 1_000)
         if not kept:
             feed.forget()
     except ClosedError:
@@ -112,6 +105,7 @@ def send_lines(
     key: Of = "",
     pack: int = PACK_EVENTS,
     max_line_bytes: int = MAX_LINE_BYTES,
+    options: LineOptions | None = None,
     stop: threading.Event | None = None,
     progress: Progress | None = None,
 ) -> Fed:
@@ -123,8 +117,8 @@ def send_lines(
         UsageError: it cannot be read. AccessDeniedError and the like: the server will not have the lines.
     """
     stop = stop or threading.Event()
-    feed = Feed(producer, stream, options=LineOptions(parser, type, key), pack=pack, stop=stop)
-    report = _Report(feed.fed, progress)
+    feed = Feed(producer, stream, options=options or LineOptions(parser, type, key), pack=pack, stop=stop)
+    report = Report(feed.fed, progress)
     splitter = LineSplitter(max_line_bytes=max_line_bytes)
     try:
         for block in _blocks(lines, stop):
@@ -143,54 +137,21 @@ def send_lines(
     return feed.fed
 
 
-class _Report:
-    """Calls `progress` now and then."""
-
-    def __init__(self, fed: Fed, progress: Progress | None) -> None:
-        self._fed = fed
-        self._progress = progress
-        self._next_s = 0.0
-
-    def soon(self) -> None:
-        """Unless it was called a moment ago."""
-        if self._progress is not None and time.monotonic() >= self._next_s:
-            self.now()
-
-    def now(self) -> None:
-        """In any case."""
-        self._next_s = time.monotonic() + PROGRESS_S
-        if self._progress is not None:
-            self._progress(self._fed)
-
-
-def _pump(file: FollowedFile, feed: Feed, stop: threading.Event, report: _Report, exit_s: float) -> None:
+def _pump(source: Source, stop: threading.Event, report: Report, exit_s: float) -> None:
     """Lines from the file to the feed, until it is finished and confirmed, or stopped."""
-    in_place = True
     while not stop.is_set():
         report.soon()
-        if not in_place:
-            position = feed.recover()
-            file.resume(position)
-            in_place = True
-        read = file.read()
-        if read is None:
-            if not file.finished:
-                in_place = feed.check()
-                stop.wait(POLL_S)
-                continue
-            in_place = feed.wait(PROGRESS_S)
-            if in_place and not feed.unconfirmed:
-                return
+        if source.step() is not None:
             continue
-        for start in range(0, len(read.lines), PUT_LINES):
-            few = read.lines[start : start + PUT_LINES]
-            cut = {i - start: n for i, n in read.cut.items() if 0 <= i - start < len(few)}
-            in_place = feed.put(few, cut, lambda index, start=start, read=read: read.position(start + index))  # type: ignore[misc]
-            if not in_place:
-                break
-    feed.wait(exit_s)
-    if feed.unconfirmed:
-        _log.warning("stopped with lines unconfirmed: the next run reads them again", lines=feed.unconfirmed)
+        if not source.file.finished:
+            stop.wait(POLL_S)
+        elif source.wait(PROGRESS_S):
+            return
+    source.feed.wait(exit_s)
+    if source.feed.unconfirmed:
+        _log.warning(
+            "stopped with lines unconfirmed: the next run reads them again", lines=source.feed.unconfirmed
+        )
 
 
 def _blocks(lines: BinaryIO, stop: threading.Event) -> Iterator[bytes]:

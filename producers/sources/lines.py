@@ -1,12 +1,18 @@
 """Lines: bytes as lines of bounded length, each with the offset at which it ends.
 
 Pure. A line may come in any number of pieces; of one that is too long the beginning is kept and the rest only
-counted, so a file without a newline takes no more memory than the limit.
+counted, so a file without a newline takes no more memory than the limit. Of zero bytes that fill the beginning of a
+line, as in a file that was truncated beneath its writer, none is kept, so that they leave room for the line.
 """
 
 from dataclasses import dataclass, field
 
 MAX_LINE_BYTES = 262_144
+HOLE_BYTES = 4_096
+"""So many zero bytes where a line begins are a hole."""
+_HOLE = bytes(HOLE_BYTES)
+HOLE_BYTES = 4_096
+"""So many zero bytes where a line begins are a hole, which a truncated file has before what its writer goes on with."""
 
 
 @dataclass(slots=True)
@@ -17,7 +23,7 @@ class Lines:
     ends: list[int] = field(default_factory=list)
     """For each line the offset just behind it, its end of line included."""
     cut: dict[int, int] = field(default_factory=dict)
-    """Which lines were cut, and how many bytes they have in full."""
+    """Which lines are not whole, and how many bytes they have in full."""
 
 
 class LineSplitter:
@@ -30,6 +36,7 @@ class LineSplitter:
         self._parts: list[bytes] = []
         self._size = 0
         self._kept = 0
+        self._in_hole = False
 
     @property
     def half(self) -> int:
@@ -48,12 +55,12 @@ class LineSplitter:
         self._keep(first)
         self.offset += len(first) + 1
         self._end(found)
-        limit, offset = self._max_line_bytes, self.offset
+        offset = self.offset
+        long = min(self._max_line_bytes + 1, HOLE_BYTES)
         for line in whole:
             offset += len(line) + 1
-            if len(line) > limit:
-                found.cut[len(found.lines)] = len(line)
-                line = line[:limit]
+            if len(line) >= long:
+                line = self._within_limit(line, found)
             elif line.endswith(b"\r"):
                 line = line[:-1]
             found.lines.append(line)
@@ -69,8 +76,17 @@ class LineSplitter:
             self._end(found)
         return found
 
+    def _within_limit(self, line: bytes, found: Lines) -> bytes:
+        kept = line.lstrip(b"\0") if line.startswith(_HOLE) else line
+        if len(kept) > self._max_line_bytes or len(kept) < len(line):
+            found.cut[len(found.lines)] = len(line)
+            return kept[: self._max_line_bytes]
+        return kept.removesuffix(b"\r")
+
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
+        if not self._kept and (self._in_hole or part.startswith(_HOLE)):
+            part, self._in_hole = part.lstrip(b"\0"), True
         room = self._max_line_bytes - self._kept
         if part and room > 0:
             self._parts.append(part[:room])
@@ -78,10 +94,10 @@ class LineSplitter:
 
     def _end(self, found: Lines) -> None:
         line = b"".join(self._parts)
-        if self._size > self._max_line_bytes:
+        if self._size > self._max_line_bytes or self._in_hole:
             found.cut[len(found.lines)] = self._size
         elif line.endswith(b"\r"):
             line = line[:-1]
         found.lines.append(line)
         found.ends.append(self.offset)
-        self._parts, self._size, self._kept = [], 0, 0
+        self._parts, self._size, self._kept, self._in_hole = [], 0, 0, False

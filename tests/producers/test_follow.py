@@ -19,8 +19,9 @@ from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
 from producers.producer import Producer
 from producers.sources.feed import Fed
-from producers.sources.follow import file_source, follow_file, send_lines
+from producers.sources.follow import follow_file, send_lines
 from producers.sources.parsers import parse_json, parse_text
+from producers.sources.several import file_source
 from tests.conftest import OwnServer, Server
 from tests.producers.reading import datas, events
 from tests.proxy import Proxy
