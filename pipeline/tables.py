@@ -46,3 +46,19 @@ def outbox_ddl(table: str = OUTBOX) -> str:
     time        timestamptz NOT NULL DEFAULT now(),
     problem     text                                  -- why it can never be sent; such rows are passed over
 )"""
+
+
+def events_ddl(table: str) -> str:
+    """The statement that makes the table of the sink `postgresql:`: a row per event, each once."""
+    return f"""CREATE TABLE IF NOT EXISTS {check_table(table)} (
+    stream      text        NOT NULL,                 -- where it was read from
+    event_id    text        NOT NULL,
+    time        timestamptz NOT NULL,
+    type        text        NOT NULL,
+    key         text        NOT NULL,
+    source      text        NOT NULL,
+    level       text,                                 -- data's field of this name, where it is text
+    data        jsonb,
+    headers     jsonb       NOT NULL,
+    PRIMARY KEY (stream, event_id)                    -- ids are unique within a stream
+)"""

@@ -35,7 +35,7 @@ HOMES = {
     "zstandard": ("pipeline", "producers.sources.opened", "benchmarks.limits"),
     # The demo's service and the benchmark of log calls stand for a user's application.
     "structlog": ("pipeline.observe", "producers.logs", "console.demo.service", "benchmarks.logs"),
-    "psycopg": ("producers.sources.postgres",),
+    "psycopg": ("producers.sources.postgres", "consumers.sinks.postgres"),
     "click": ("console",),
     "rich": ("console",),
 }

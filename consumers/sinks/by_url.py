@@ -26,6 +26,11 @@ class Listed:
 SINKS = {
     "console": Listed("console", "JSON lines on stdout", "console:"),
     "jsonl": Listed("json_lines", "JSON lines in a file, rotated", "jsonl:logs.jsonl?rotate=100MB&keep=10"),
+    "postgresql": Listed(
+        "postgres",
+        "a table of PostgreSQL, each event once",
+        "postgresql://app:${PGPASSWORD}@db/shop?table=logs",
+    ),
 }
 
 
