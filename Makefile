@@ -25,7 +25,7 @@ check: $(VENV)/.ready-dev ## ruff and mypy strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check-speed: $(VENV)/.ready-dev ## what an event costs on each hot path, against recorded budgets
+check-speed: $(VENV)/.ready-dev ## instructions per event on each hot path, against recorded budgets (CPU time, without valgrind)
 	@$(BIN)/python -m benchmarks.check_speed $(ARGS)
 
 bench: $(VENV)/.ready-dev ## the server's limit and our share of it, on a server of its own (ARGS="--events 20000")

@@ -3,19 +3,39 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-SLACK = 1.25
-"""What a path may cost, by what was recorded. The least of many rounds varies by a few percent between runs on one
-machine and by up to a fifth between machines, whose memory and interpreter do not grow alike. Beyond that it is the
-code that changed, and whoever reviews the change should see by how much."""
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How a cost is measured, and how far one may be from what was recorded."""
+
+    name: str
+    title: str
+    """Above its column, which is of one event."""
+    slack: float
+    """What a path may cost, by what was recorded."""
+    digits: int
+
+    def said(self, cost: float) -> str:
+        """A cost for people."""
+        return f"{cost:,.{self.digits}f}"
+
+
+INSTRUCTIONS = Measure("instructions", "INSTRUCTIONS", 1.15, 0)
+"""What a path costs beyond that is the code's doing. Pure paths take the same number each time; those that end at a
+server differ by up to 6 % from run to run, as their chunks fall differently."""
+TIME = Measure("time", "CPU US", 1.6, 2)
+"""CPU time as a ratio differs by a few percent between runs on one machine, but by up to a half between machines or
+their neighbours, whose caches, memory and interpreter do not grow alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One path: what it costs now, and what it did when it was recorded."""
 
+    measure: Measure
     path: str
-    us: float
-    """CPU time per event here and now, in microseconds: for people."""
+    cost: float
+    """Per event, here and now: for people."""
     ratio: float
     """The same by what one calibration costs: what is judged."""
     recorded: float | None
@@ -24,7 +44,7 @@ class Verdict:
     @property
     def budget(self) -> float | None:
         """The most it may cost."""
-        return None if self.recorded is None else self.recorded * SLACK
+        return None if self.recorded is None else self.recorded * self.measure.slack
 
     @property
     def change(self) -> float | None:
@@ -43,27 +63,38 @@ class Verdict:
             return "new: --record it"
         if self.too_slow:
             return f"SLOWER by {self.change:.0%}"
-        if self.change < 1 / SLACK - 1:
+        if self.change < 1 / self.measure.slack - 1:
             return f"faster by {-self.change:.0%}: --record it"
         return "ok"
 
 
-def judge(us: Mapping[str, float], calibration_us: float, recorded: Mapping[str, float]) -> list[Verdict]:
+def judge(
+    measure: Measure, costs: Mapping[str, float], calibration: float, recorded: Mapping[str, float]
+) -> list[Verdict]:
     """A verdict per path, in the order measured."""
-    return [Verdict(path, cost, cost / calibration_us, recorded.get(path)) for path, cost in us.items()]
+    return [
+        Verdict(measure, path, cost, cost / calibration, recorded.get(path)) for path, cost in costs.items()
+    ]
 
 
-def lost(us: Mapping[str, float], recorded: Mapping[str, float]) -> list[str]:
+def lost(costs: Mapping[str, float], recorded: Mapping[str, float]) -> list[str]:
     """Recorded paths that were not measured: a budget that nobody keeps."""
-    return [path for path in recorded if path not in us]
+    return [path for path in recorded if path not in costs]
+
+
+def dearest(runs: Sequence[tuple[Mapping[str, float], float]]) -> tuple[dict[str, float], float]:
+    """Of several measurements (costs, and that of the calibration) the greatest ratio of each path, as costs by the
+    calibration of the first."""
+    unit = runs[0][1]
+    return {path: max(costs[path] / each * unit for costs, each in runs) for path in runs[0][0]}, unit
 
 
 def table(verdicts: Sequence[Verdict]) -> list[str]:
-    """The lines for people."""
-    rows = [("HOT PATH", "US", "RATIO", "BUDGET", "VERDICT")]
+    """The lines for people, of verdicts by one measure."""
+    rows = [("HOT PATH", verdicts[0].measure.title, "RATIO", "BUDGET", "VERDICT")]
     for one in verdicts:
         budget = "" if one.budget is None else f"{one.budget:.2f}"
-        rows.append((one.path, f"{one.us:.2f}", f"{one.ratio:.2f}", budget, one.word))
+        rows.append((one.path, one.measure.said(one.cost), f"{one.ratio:.2f}", budget, one.word))
     widths = [max(len(row[at]) for row in rows) for at in range(4)]
     return [
         f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"

@@ -1,38 +1,44 @@
 """make check-speed: what an event costs on each hot path, against budgets, so that a slow-down shows in review.
 
-A cost is CPU time of this process per event, divided by that of a calibration loop which runs in between: a slower or
-busier machine slows both. The least of several short rounds counts. Budgets (benchmarks/budgets.json) are kept per
-version of Python; --record writes those of the one that runs. Exit code 1: a path is over its budget, or a budget has
-no path any more.
+A cost is the number of instructions this process takes per event, which valgrind counts: a fact about the code, the
+same on a busy machine as on an idle one. Where valgrind is not installed, it is CPU time, which says as much about the
+machine, and is judged with much slack. Either is divided by the cost of a calibration loop. Budgets
+(benchmarks/budgets.json) are kept per version of Python, of both kinds; --record writes those that can be measured
+here. Exit code 1: a path is over its budget, or a budget has no path any more.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.budget import SLACK, judge, lost, table
+from benchmarks.budget import INSTRUCTIONS, TIME, Measure, Verdict, dearest, judge, lost, table
 from benchmarks.hot_paths import HotPath, Served, calibration, pure_paths
+from benchmarks.instructions import counted, unavailable
+from benchmarks.meter import CpuTime
 from benchmarks.own_server import parser, server
 
 BUDGETS = Path(__file__).with_name("budgets.json")
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-ROUNDS = 8
+COUNTING = "benchmarks.counting"
+TIME_ROUNDS = 8
 RECORDED_OF = 3
 """A budget is the greatest of so many measurements: one lucky one would fail many that come after it."""
 PURE_PER_ROUND = 6
-"""Pure paths take milliseconds, and what else the machine does takes longer: each round measures them so often."""
+"""Pure paths take milliseconds, and what else the machine does takes longer: each round times them so often."""
 
 
-def measured(
+def timed(
     pure: Mapping[str, HotPath], served: Mapping[str, HotPath], rounds: int
 ) -> tuple[dict[str, float], float]:
-    """The least cost of each path and of the calibration, per event in microseconds."""
+    """The least CPU time of each path and of the calibration, per event in microseconds."""
     least: dict[str, float] = {}
-    unit = calibration()
+    unit, meter = calibration(), CpuTime()
 
     def note(name: str, path: HotPath) -> None:
-        cost_us = path() * 1e6
+        cost_us = path(meter)
         least[name] = min(cost_us, least.get(name, cost_us))
 
     for _ in range(rounds):
@@ -46,65 +52,103 @@ def measured(
     return least, least.pop("")
 
 
-def dearest(runs: Sequence[tuple[Mapping[str, float], float]]) -> tuple[dict[str, float], float]:
-    """Of several measurements the greatest ratio of each path, as costs by the calibration of the first."""
-    unit_us = runs[0][1]
-    return {path: max(us[path] / each_us * unit_us for us, each_us in runs) for path in runs[0][0]}, unit_us
+def measured(measure: Measure, url: str, rounds: int | None) -> tuple[dict[str, float], float]:
+    """What each path costs per event, and the calibration."""
+    if measure is TIME:
+        with Served(url) as served:
+            return timed(pure_paths(), served.paths(), rounds or TIME_ROUNDS)
+    more = [] if rounds is None else ["--rounds", str(rounds)]
+    # The address goes by the environment: a command line is read by everyone who lists processes.
+    found: dict[str, float] = json.loads(counted(["-m", COUNTING, *more], {"MILLSTREAM_URL": url}))
+    return found, found.pop("")
+
+
+def options() -> argparse.ArgumentParser:
+    """What the check takes."""
+    made = parser(__doc__ or "")
+    made.add_argument(
+        "--by",
+        choices=(INSTRUCTIONS.name, TIME.name),
+        help="what is judged; default: instructions where valgrind is installed, else time",
+    )
+    made.add_argument("--record", action="store_true", help="write what is measured as the new budgets")
+    made.add_argument("--rounds", type=int, help=f"default: 2 of instructions, {TIME_ROUNDS} of time")
+    made.add_argument(
+        "--budgets", type=Path, default=BUDGETS, metavar="FILE", help="default: budgets.json here"
+    )
+    return made
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Measure, and judge or record."""
-    options = parser(__doc__ or "")
-    options.add_argument("--record", action="store_true", help="write what is measured as the new budgets")
-    options.add_argument("--rounds", type=int, default=ROUNDS, help="default: %(default)s")
-    options.add_argument(
-        "--budgets", type=Path, default=BUDGETS, metavar="FILE", help="default: budgets.json here"
-    )
-    given = options.parse_args(args)
-    with server(given.url, given.server) as url, Served(url) as served:
-        runs = [
-            measured(pure_paths(), served.paths(), given.rounds)
-            for _ in range(RECORDED_OF if given.record else 1)
-        ]
-    us, calibration_us = dearest(runs)
+    given = options().parse_args(args)
+    missing = unavailable()
+    by = given.by or (TIME.name if missing else INSTRUCTIONS.name)
+    if by == INSTRUCTIONS.name and missing:
+        print(f"error: instructions cannot be counted: {missing} (--by time)", file=sys.stderr)
+        return 1
+    if missing and given.by is None:
+        print(f"note: judged by time, not by instructions: {missing}", file=sys.stderr)
+    measures = [one for one in (INSTRUCTIONS, TIME) if one.name == by]
+    if given.record and given.by is None and not missing:
+        measures = [INSTRUCTIONS, TIME]
     kept = json.loads(given.budgets.read_text("utf-8")) if given.budgets.exists() else {}
-    recorded: dict[str, float] = kept.get(PYTHON, {})
-    verdicts = judge(us, calibration_us, recorded)
-    gone = lost(us, recorded)
-    slow = [one for one in verdicts if one.too_slow]
-    if given.record:
-        kept[PYTHON] = {one.path: round(one.ratio, 3) for one in verdicts}
-        given.budgets.write_text(json.dumps(kept, indent=2, sort_keys=False) + "\n", "utf-8")
+    budgets: dict[str, dict[str, float]] = kept.setdefault(PYTHON, {})
+    said: list[dict[str, Any]] = []
+    failures: list[str] = []
+    with server(given.url, given.server) as url:
+        for measure in measures:
+            recorded = budgets.get(measure.name, {})
+            runs = [measured(measure, url, given.rounds) for _ in range(RECORDED_OF if given.record else 1)]
+            costs, unit = dearest(runs)
+            verdicts, gone = judge(measure, costs, unit, recorded), lost(costs, recorded)
+            failures += failed(verdicts, gone)
+            if given.record:
+                budgets[measure.name] = {one.path: round(one.ratio, 3) for one in verdicts}
+            if given.output == "table":
+                show(measure, verdicts, unit)
+            said.append(facts(measure, verdicts, unit, gone))
+            if not recorded and not given.record:
+                print(
+                    f"nothing is judged: there are no budgets of {measure.name} for Python {PYTHON}"
+                    " (--record makes them)",
+                    file=sys.stderr,
+                )
     if given.output == "json":
-        paths = [
-            {"path": one.path, "us": one.us, "ratio": one.ratio, "recorded": one.recorded, "budget": one.budget,
-             "change": one.change, "too_slow": one.too_slow}
-            for one in verdicts
-        ]  # fmt: skip
-        print(
-            json.dumps(
-                {"python": PYTHON, "calibration_us": calibration_us, "paths": paths, "gone": gone}, indent=2
-            )
-        )
-    else:
-        print("\n".join(table(verdicts)))
-        print(
-            f"Python {PYTHON}; ratio 1 is {calibration_us:.2f} us here; a budget is what was recorded x {SLACK}"
-        )
+        print(json.dumps({"python": PYTHON, "measures": said}, indent=2))
     if given.record:
+        given.budgets.write_text(json.dumps(kept, indent=2, sort_keys=False) + "\n", "utf-8")
         print(f"recorded in {given.budgets}", file=sys.stderr)
         return 0
-    if not recorded:
-        print(
-            f"nothing is judged: there are no budgets for Python {PYTHON} (--record makes them)",
-            file=sys.stderr,
-        )
-        return 0
-    for one in slow:
-        print(f"error: {one.path}: {one.word}, beyond its budget", file=sys.stderr)
-    for path in gone:
-        print(f"error: {path}: recorded, but not measured (--record forgets it)", file=sys.stderr)
-    return 1 if slow or gone else 0
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def failed(verdicts: Sequence[Verdict], gone: Sequence[str]) -> list[str]:
+    """What the check fails for, a line each."""
+    return [f"{one.path}: {one.word}, beyond its budget" for one in verdicts if one.too_slow] + [
+        f"{path}: recorded, but not measured (--record forgets it)" for path in gone
+    ]
+
+
+def show(measure: Measure, verdicts: Sequence[Verdict], unit: float) -> None:
+    """For people."""
+    print("\n".join(table(verdicts)))
+    print(
+        f"judged by {measure.name}, Python {PYTHON}; ratio 1 is {measure.said(unit)} here;"
+        f" a budget is what was recorded x {measure.slack}"
+    )
+
+
+def facts(measure: Measure, verdicts: Sequence[Verdict], unit: float, gone: Sequence[str]) -> dict[str, Any]:
+    """For programs."""
+    paths = [
+        {"path": one.path, "cost": one.cost, "ratio": one.ratio, "recorded": one.recorded, "budget": one.budget,
+         "change": one.change, "too_slow": one.too_slow}
+        for one in verdicts
+    ]  # fmt: skip
+    return {"by": measure.name, "calibration": unit, "paths": paths, "gone": list(gone)}
 
 
 if __name__ == "__main__":

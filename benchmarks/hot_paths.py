@@ -1,26 +1,27 @@
 """Hot paths: what is done for every event, each as a function that runs it once and says what an event cost.
 
-A cost is CPU time of this process in seconds, all threads of it, and none of the server's. Pure paths take
+A cost is what a meter says of this process, all threads of it, and none of the server's. Pure paths take
 milliseconds; those that end at a server go through the public API, a stream or a group of their own each time.
 """
 
 import gc
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
 from benchmarks.limits.event import bodies, events
+from benchmarks.meter import CostMeter
 from console.bench.consuming import consume
 from console.bench.own_keys import OwnKeys
 from console.bench.producing import produce
+from console.bench.stopwatch import Stopwatch
 from pipeline.event import Event
 from pipeline.header import read_header
 from pipeline.limits import DEFAULT_LIMITS
 from pipeline.server.connect import Connector
 from pipeline.wire import decode_entry, encode_entry, encode_pack
 
-HotPath: TypeAlias = Callable[[], float]
+HotPath: TypeAlias = Callable[[CostMeter], float]
 PURE_EVENTS = 1_000
 SERVED_EVENTS = 5_000
 PACK = 100
@@ -28,11 +29,12 @@ _PRODUCER = "0123456789abcdef"
 _ENTRY_ID = b"1700000000000-0"
 
 
-def timed(work: Callable[[], object], count: int = PURE_EVENTS) -> float:
-    """The CPU time of so many events, each."""
-    began_s = time.process_time()
+def metered(work: Callable[[], object], meter: CostMeter) -> float:
+    """What the events of a pure path cost, each."""
+    meter.start()
     work()
-    return (time.process_time() - began_s) / count
+    meter.stop()
+    return meter.cost / PURE_EVENTS
 
 
 def calibration() -> HotPath:
@@ -51,7 +53,7 @@ def calibration() -> HotPath:
                 total = step(made, total)
             kept.append((b"%d-%d" % (total, len(kept)), repr(made).encode()))
 
-    return partial(timed, work)
+    return partial(metered, work)
 
 
 def pure_paths() -> dict[str, HotPath]:
@@ -82,25 +84,25 @@ def pure_paths() -> dict[str, HotPath]:
                 one.data["request_id"]
 
     return {
-        "encode an event": partial(timed, encode_singles),
-        "encode a header": partial(timed, encode_around_bodies),
-        "encode a pack of 100": partial(timed, encode_packs),
-        "decode a header": partial(timed, lambda: [read_header(raw, DEFAULT_LIMITS) for raw in headers]),
-        "decode an event": partial(timed, partial(decode, singles)),
-        "decode a pack of 100": partial(timed, partial(decode, packs)),
+        "encode an event": partial(metered, encode_singles),
+        "encode a header": partial(metered, encode_around_bodies),
+        "encode a pack of 100": partial(metered, encode_packs),
+        "decode a header": partial(metered, lambda: [read_header(raw, DEFAULT_LIMITS) for raw in headers]),
+        "decode an event": partial(metered, partial(decode, singles)),
+        "decode a pack of 100": partial(metered, partial(decode, packs)),
     }
 
 
 class Served:
     """The paths that end at a server. Two streams are filled before; all keys are removed at the end."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str | None, events: int = SERVED_EVENTS) -> None:
+        self._url, self._events = url, events
         self._keys = OwnKeys()
         self._connector = Connector(url)
         self._link = self._connector.link("check-speed")
         for kind, pack in (("singles", False), ("packs", True)):
-            self._send(self._keys.stream(kind), many=True, pack=pack)
+            self._send(self._keys.stream(kind), Stopwatch(), many=True, pack=pack)
 
     def __enter__(self) -> "Served":
         return self
@@ -127,23 +129,30 @@ class Served:
             "batch handler, packs, data": partial(self._consume, "batch-data", "packs"),
         }
 
-    def _produce(self, *, many: bool = False, pack: bool = False) -> float:
+    def _produce(self, meter: CostMeter, *, many: bool = False, pack: bool = False) -> float:
         stream = self._keys.stream("sent")
         try:
-            return self._send(stream, many=many, pack=pack)
+            self._send(stream, Stopwatch(beside=meter), many=many, pack=pack)
         finally:
             self._link.call("UNLINK", stream)
+        return meter.cost / self._events
 
-    def _send(self, stream: str, *, many: bool, pack: bool) -> float:
-        found = produce(self._url, stream=stream, count=SERVED_EVENTS, many=many, pack=pack, ready=_nothing)
-        return float(found["cpu_s"]) / SERVED_EVENTS
-
-    def _consume(self, handler: str, kind: str) -> float:
-        stream, group = self._keys.stream(kind), self._keys.group()
-        found = consume(
-            self._url, stream=stream, group=group, count=SERVED_EVENTS, handler=handler, ready=_nothing
+    def _send(self, stream: str, watch: Stopwatch, *, many: bool, pack: bool) -> None:
+        produce(
+            self._url, stream=stream, count=self._events, many=many, pack=pack, ready=_nothing, watch=watch
         )
-        return float(found["cpu_s"]) / SERVED_EVENTS
+
+    def _consume(self, handler: str, kind: str, meter: CostMeter) -> float:
+        consume(
+            self._url,
+            stream=self._keys.stream(kind),
+            group=self._keys.group(),
+            count=self._events,
+            handler=handler,
+            ready=_nothing,
+            watch=Stopwatch(beside=meter),
+        )
+        return meter.cost / self._events
 
 
 def _nothing() -> None:

@@ -27,13 +27,20 @@ IDLE = ("plain", "async", "await", "batch")
 
 
 def consume(
-    url: str | None, *, stream: str, group: str, count: int, handler: str, ready: Callable[[], None]
+    url: str | None,
+    *,
+    stream: str,
+    group: str,
+    count: int,
+    handler: str,
+    ready: Callable[[], None],
+    watch: Stopwatch | None = None,
 ) -> dict[str, Any]:
     """Handle so many events. What joining costs, some ms, is counted."""
     ids: list[str] = []
     app = Pipeline(url)
     declare(app, stream, group, handler, ids)
-    watch = Stopwatch()
+    watch = watch or Stopwatch()
     connector = Connector(url)
     try:
         asyncio.run(

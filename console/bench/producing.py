@@ -20,10 +20,11 @@ def produce(
     many: bool = False,
     pack: bool = False,
     ready: Callable[[], None],
+    watch: Stopwatch | None = None,
 ) -> dict[str, Any]:
     """Send so many events and wait for all receipts. The events are made before the clock runs."""
     rows = events(count)
-    watch = Stopwatch()
+    watch = watch or Stopwatch()
     with Producer(url, pack=pack) as producer:
         # Connected, and the script known: neither is what is measured.
         producer.send(f"{stream}-first", {"first": True}).result(CONFIRM_S)

@@ -5,7 +5,17 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+
+class Meter(Protocol):
+    """Something else to be measured over the same time."""
+
+    def start(self) -> None:
+        """From here on."""
+
+    def stop(self) -> None:
+        """Up to here."""
 
 
 @dataclass(slots=True)
@@ -15,11 +25,14 @@ class Stopwatch:
     began_s: float = 0.0
     ended_s: float = 0.0
     cpu_s: float = 0.0
+    beside: Meter | None = None
 
     def start(self) -> None:
         """From here on it counts. What was prepared before is no longer the garbage collector's to walk through."""
         gc.collect()
         gc.freeze()
+        if self.beside is not None:
+            self.beside.start()
         self.cpu_s = -time.process_time()
         self.began_s = time.monotonic()
 
@@ -27,6 +40,8 @@ class Stopwatch:
         """Up to here."""
         self.ended_s = time.monotonic()
         self.cpu_s += time.process_time()
+        if self.beside is not None:
+            self.beside.stop()
 
     def facts(self) -> dict[str, Any]:
         """What it measured."""
