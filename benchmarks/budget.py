@@ -22,7 +22,7 @@ class Measure:
 
 INSTRUCTIONS = Measure("instructions", "INSTRUCTIONS", 1.15, 0)
 """What a path costs beyond that is the code's doing. Pure paths take the same number each time; those that end at a
-server differ by up to 6 % from run to run, as their chunks fall differently."""
+server differ by up to 7 % from run to run (two at once on a machine with a load of 12), as their chunks fall."""
 TIME = Measure("time", "CPU US", 1.6, 2)
 """CPU time as a ratio differs by a few percent between runs on one machine, but by up to a half between machines or
 their neighbours, whose caches, memory and interpreter do not grow alike."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import counting
 from benchmarks.budget import INSTRUCTIONS, TIME, Measure, Verdict, dearest, judge, lost, table
 from benchmarks.hot_paths import HotPath, Served, calibration, pure_paths
 from benchmarks.instructions import counted, unavailable
@@ -22,7 +23,6 @@ from benchmarks.own_server import parser, server
 
 BUDGETS = Path(__file__).with_name("budgets.json")
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-COUNTING = "benchmarks.counting"
 TIME_ROUNDS = 8
 RECORDED_OF = 3
 """A budget is the greatest of so many measurements: one lucky one would fail many that come after it."""
@@ -59,7 +59,7 @@ def measured(measure: Measure, url: str, rounds: int | None) -> tuple[dict[str, 
             return timed(pure_paths(), served.paths(), rounds or TIME_ROUNDS)
     more = [] if rounds is None else ["--rounds", str(rounds)]
     # The address goes by the environment: a command line is read by everyone who lists processes.
-    found: dict[str, float] = json.loads(counted(["-m", COUNTING, *more], {"MILLSTREAM_URL": url}))
+    found: dict[str, float] = json.loads(counted(["-m", counting.__name__, *more], {"MILLSTREAM_URL": url}))
     return found, found.pop("")
 
 
