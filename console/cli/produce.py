@@ -22,6 +22,7 @@ from pipeline.tables import OUTBOX
 from producers.producer import Producer
 from producers.sources.feed import PACK_EVENTS, LineOptions
 from producers.sources.parsers import parse_line, parser_named
+from producers.sources.records import RULES, RecordOptions, starting_with
 
 PARSE = {"auto": "auto", "raw": "text", "json": "json", "logfmt": "logfmt"}
 LINE_TYPE = "log"
@@ -36,6 +37,10 @@ LINE_TYPE = "log"
         (
             "millstream produce logs --follow /var/log/syslog '/srv/*/log/**/*.log'",
             "many files, also those still to come; quoted, so that the pattern is looked at again and again",
+        ),
+        (
+            "millstream produce logs app.log --follow --multiline traceback",
+            "a traceback is one event with its message",
         ),
         ("millstream produce logs 'app.log.*.gz'", "compressed ones (gz, zst, bz2, xz), one after the other"),
         ("millstream produce logs --type '{level}' --key '{user}' < app.jsonl", "type and key from fields"),
@@ -60,6 +65,11 @@ LINE_TYPE = "log"
 @click.option("--data", metavar="TEXT", help="Send one event with this data instead of lines.")
 @click.option("--parse", type=click.Choice(list(PARSE)), metavar="HOW", default="auto", show_default=True,
               help="What a line is: json, logfmt, raw (text), or auto: whichever of them it looks like.")  # fmt: skip
+@click.option("--multiline", type=click.Choice(sorted(RULES)), metavar="HOW",
+              help="Several lines are one event: traceback (a message and the traceback behind it, of Python, Java "
+                   "or .NET), or indent (indented lines go on).")  # fmt: skip
+@click.option("--multiline-start", metavar="REGEX",
+              help="Likewise: a line in which this is found begins an event, every other goes on.")  # fmt: skip
 @click.option(
     "--type",
     "event_type",
@@ -95,6 +105,8 @@ def verb(
     follow: bool,
     data: str | None,
     parse: str,
+    multiline: str | None,
+    multiline_start: str | None,
     event_type: str | None,
     key: str,
     pack: bool,
@@ -114,6 +126,7 @@ def verb(
     --follow also those still to come. `millstream postgres create` makes the table.
     """
     _check(files, data, follow, from_end, source, outbox)
+    records = _records(multiline, multiline_start)
     # Before anything is read: a pipe cannot be read twice.
     session.link("produce").close()
     session.log_to_stderr()
@@ -133,6 +146,7 @@ def verb(
                 parser=parser_named(PARSE[parse]),
                 type=of(LINE_TYPE if event_type is None else event_type),
                 key=of(key),
+                records=records,
             ),
             pack=PACK_EVENTS if pack else 0,
             confirm=confirm,
@@ -176,6 +190,15 @@ def _check(
         raise UsageError(
             "nothing to send: name a FILE, pipe lines in, or give --data (- reads what you type)"
         )
+
+
+def _records(multiline: str | None, start: str | None) -> RecordOptions | None:
+    """Which lines are one event together."""
+    if multiline and start:
+        raise UsageError("either --multiline or --multiline-start, not both")
+    if start is not None:
+        return RecordOptions(rule=starting_with(start))
+    return RecordOptions(rule=RULES[multiline]) if multiline else None
 
 
 def _one(

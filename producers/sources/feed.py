@@ -35,6 +35,7 @@ from producers.batch import Chunk, Step
 from producers.producer import Producer
 from producers.receipt import Receipt
 from producers.sources.parsers import Parser, parse_line, parse_text
+from producers.sources.records import RecordOptions
 
 PACK_EVENTS = 100
 STOP_CHECK_S = 0.2
@@ -75,6 +76,8 @@ class LineOptions:
     key: Of = ""
     source: str = ""
     """The events' `source` header: who wrote the lines."""
+    records: RecordOptions | None = None
+    """Which lines are one event together; None: each is one."""
 
     def event(self, line: bytes, full_bytes: int | None, fed: Fed) -> Event:
         """The event of one line; full_bytes if it was cut."""

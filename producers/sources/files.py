@@ -19,6 +19,7 @@ from pipeline.observe.log import get_logger
 from producers.sources.lines import MAX_LINE_BYTES, Lines, LineSplitter
 from producers.sources.opened import BLOCK_BYTES, Damaged, Opened, open_file, what_it_is
 from producers.sources.place import TAIL_BYTES, Position, head_of, tail_of
+from producers.sources.records import RecordOptions, Records
 from producers.sources.rotated import Rotated, Sibling
 
 FINISHED_MS = 1_000
@@ -66,6 +67,7 @@ class FollowedFile:
         from_end: bool = False,
         max_line_bytes: int = MAX_LINE_BYTES,
         strict: bool = True,
+        records: RecordOptions | None = None,
     ) -> None:
         self.path = os.path.abspath(path)
         self.finished = False
@@ -78,6 +80,7 @@ class FollowedFile:
         self._rotated = Rotated(self.path)
         self._file: Opened | None = None
         self._splitter = LineSplitter()
+        self._records = None if records is None else Records(records)
         self._tails: dict[int, str] = {}
         """Of those offsets that may have to be named although what stands before them was read long ago."""
         self._block, self._before, self._start = b"", b"", 0
@@ -129,7 +132,7 @@ class FollowedFile:
             if now_ms() < self._retry_ms or not self._reopen():
                 return None
         elif self._nothing_new():
-            return None
+            return self._due()
         file = self._file
         assert file is not None, "opened"
         before, start = file.last, file.offset
@@ -145,31 +148,44 @@ class FollowedFile:
             return self._truncated(file)
         if not block:
             self._block = b""
-            return self._at_end(file)
+            return self._at_end(file) or self._due()
         self.active_ms = now_ms()
         if self._said:
             _log.info("file can be read again", path=self.path)
             self._said = ""
         self._seen = None
         self._block, self._before, self._start = block, before, start
-        found = self._read(file, self._splitter.feed(block))
-        unsent = self._splitter.offset - self._splitter.half
-        self._tails = {unsent: self._tail(unsent), file.offset: tail_of(file.last)}
-        return found
+        lines = self._splitter.feed(block)
+        if self._records is not None:
+            lines = self._records.feed(lines, self.active_ms)
+        self._note_tails(file, lines)
+        return self._read(file, lines)
 
-    def park(self) -> None:
-        """Close the file; read() opens it again, wherever it is by then, once there is something new."""
+    @property
+    def quiet(self) -> bool:
+        """It is parked, and there is nothing new."""
+        return self._file is None and self._nothing_new()
+
+    def park(self) -> bool:
+        """Close the file; read() opens it again, wherever it is by then, once there is something new.
+
+        False if a record waits for its next line: it would be read again, and wait again.
+        """
+        if self._records is not None and self._records.pending:
+            return False
         if self._file is not None:
-            known = self._position(self._file, self._splitter.offset - self._splitter.half)
-            seen = self._seen
+            known, seen = self._position(self._file, self._unsent), self._seen
             self.close()
             self._parked, self._seen = known, seen
+        return True
 
     def close(self) -> None:
         """Let the file go; resume() opens one again."""
         file, self._file = self._file, None
         self._gone_ms, self._seen, self._parked, self._done, self._copy = None, None, None, None, False
         self._block, self._splitter = b"", LineSplitter()
+        if self._records is not None:
+            self._records.begin(0)
         if file is not None:
             file.close()
 
@@ -177,9 +193,32 @@ class FollowedFile:
         """Where the first line that was not given out yet begins; empty while there is no file."""
         if self._file is None:
             return str(self._parked or self._done or "")
-        return str(self._position(self._file, self._splitter.offset - self._splitter.half))
+        return str(self._position(self._file, self._unsent))
 
     # Reading.
+
+    @property
+    def _unsent(self) -> int:
+        """Where the first line begins that was not given out yet."""
+        if self._records is not None and self._records.pending:
+            return self._records.start
+        return self._splitter.offset - self._splitter.half
+
+    def _note_tails(self, file: Opened, lines: Lines) -> None:
+        """Of offsets that may be named once this block is gone; and of the end of a record that came before it."""
+        unsent = self._unsent
+        tails = {unsent: self._tail(unsent), file.offset: tail_of(file.last)}
+        if self._records is not None:
+            for offset in (self._records.end, *lines.ends[:1]):
+                tails[offset] = self._tail(offset)
+        self._tails = tails
+
+    def _due(self) -> Read | None:
+        """A record that has waited long enough for its next line."""
+        records = self._records
+        if records is None or self._file is None or not records.due(now_ms(), self._splitter.half):
+            return None
+        return self._read(self._file, records.rest())
 
     def _read(self, file: Opened, lines: Lines) -> Read:
         if not lines.lines:
@@ -255,18 +294,21 @@ class FollowedFile:
     def _finish(self, file: Opened) -> Read:
         """The rest of a file that ends here; afterwards the next is read, if there is one."""
         self._block, self._before, self._start = b"", file.last, file.offset
-        rest = self._read(file, self._splitter.rest())
-        self._tails = {file.offset: tail_of(file.last)}
+        lines = self._splitter.rest()
+        if self._records is not None:
+            lines = self._records.feed(lines, now_ms())
+            lines.extend(self._records.rest())
+        tails = self._tails | {file.offset: tail_of(file.last)}
+        rest = self._read(file, lines)
+        rest.tail = lambda offset: tails.get(offset, "")
         done = self._position(file, file.offset)
-        tail = tail_of(file.last)
-        rest.tail = lambda _: tail
         self.close()
         self._done = done
         return rest
 
     def _truncated(self, file: Opened) -> Read | None:
         """copytruncate: what was not read yet may be in the copy; then from the start."""
-        known = self._position(file, self._splitter.offset - self._splitter.half)
+        known = self._position(file, self._unsent)
         self.close()
         self._parked = known
         self._reopen(truncated=True)
@@ -346,6 +388,8 @@ class FollowedFile:
         self.close()
         self._file, self._copy = file, copy
         self._splitter = LineSplitter(file.offset, self._max_line_bytes)
+        if self._records is not None:
+            self._records.begin(file.offset)
         self._tails = {file.offset: tail_of(file.last)}
         self._head = (0, "")
         self._next_look_ms = 0.0

@@ -18,9 +18,10 @@ from pipeline.errors import ClosedError, UsageError
 from pipeline.observe.log import get_logger
 from producers.producer import Producer
 from producers.sources.feed import PACK_EVENTS, Fed, Feed, LineOptions, Of
-from producers.sources.files import FollowedFile
-from producers.sources.lines import MAX_LINE_BYTES, LineSplitter
+from producers.sources.files import FollowedFile, now_ms
+from producers.sources.lines import MAX_LINE_BYTES, Lines, LineSplitter
 from producers.sources.parsers import Parser, parse_auto
+from producers.sources.records import Records
 from producers.sources.report import PROGRESS_S, Report
 from producers.sources.several import POLL_S, PUT_LINES, Source, file_source
 
@@ -73,8 +74,11 @@ def follow_file(
     stop = stop or threading.Event()
     kept = follow if keep_position is None else keep_position
     name = source or (file_source(path) if kept else f"once:{secrets.token_hex(8)}")
-    file = FollowedFile(path, follow=follow, from_end=from_end, max_line_bytes=max_line_bytes)
-    options = replace(options or LineOptions(parser, type, key), source=file.path)
+    options = options or LineOptions(parser, type, key)
+    file = FollowedFile(
+        path, follow=follow, from_end=from_end, max_line_bytes=max_line_bytes, records=options.records
+    )
+    options = replace(options, source=file.path)
     feed = Feed(producer, stream, source=name, options=options, pack=pack, stop=stop, fed=fed)
     report = Report(feed.fed, progress)
     try:
@@ -117,19 +121,32 @@ def send_lines(
         UsageError: it cannot be read. AccessDeniedError and the like: the server will not have the lines.
     """
     stop = stop or threading.Event()
-    feed = Feed(producer, stream, options=options or LineOptions(parser, type, key), pack=pack, stop=stop)
+    options = options or LineOptions(parser, type, key)
+    feed = Feed(producer, stream, options=options, pack=pack, stop=stop)
     report = Report(feed.fed, progress)
     splitter = LineSplitter(max_line_bytes=max_line_bytes)
+    records = None if options.records is None else Records(options.records)
+
+    def put(found: Lines) -> None:
+        for start in range(0, len(found.lines), PUT_LINES):
+            few = found.lines[start : start + PUT_LINES]
+            feed.put(few, {i - start: n for i, n in found.cut.items() if 0 <= i - start < len(few)})
+
     try:
         for block in _blocks(lines, stop):
             found = splitter.feed(block)
-            for start in range(0, len(found.lines), PUT_LINES):
-                few = found.lines[start : start + PUT_LINES]
-                feed.put(few, {i - start: n for i, n in found.cut.items() if 0 <= i - start < len(few)})
+            if records is not None:
+                found = records.feed(found, now_ms())
+                if records.due(now_ms(), splitter.half):
+                    found.extend(records.rest())
+            put(found)
             feed.check()
             report.soon()
         rest = splitter.rest()
-        feed.put(rest.lines, rest.cut)
+        if records is not None:
+            rest = records.feed(rest, now_ms())
+            rest.extend(records.rest())
+        put(rest)
         feed.wait()
     finally:
         feed.close()
@@ -155,7 +172,7 @@ def _pump(source: Source, stop: threading.Event, report: Report, exit_s: float) 
 
 
 def _blocks(lines: BinaryIO, stop: threading.Event) -> Iterator[bytes]:
-    """What there is to read, as soon as it is there."""
+    """What there is to read, as soon as it is there; now and then nothing."""
     try:
         descriptor: int | None = lines.fileno()
     except (OSError, io.UnsupportedOperation, AttributeError):
@@ -165,6 +182,7 @@ def _blocks(lines: BinaryIO, stop: threading.Event) -> Iterator[bytes]:
         poll.register(descriptor, select.POLLIN)
     while not stop.is_set():
         if descriptor is not None and not poll.poll(PROGRESS_S * 1_000):
+            yield b""
             continue
         try:
             block = os.read(descriptor, 1 << 16) if descriptor is not None else lines.read(1 << 16)

@@ -25,6 +25,12 @@ class Lines:
     cut: dict[int, int] = field(default_factory=dict)
     """Which lines are not whole, and how many bytes they have in full."""
 
+    def extend(self, more: "Lines") -> None:
+        """Add what comes behind them."""
+        self.cut.update({index + len(self.lines): size for index, size in more.cut.items()})
+        self.lines += more.lines
+        self.ends += more.ends
+
 
 class LineSplitter:
     """Cuts what comes in at each newline; a carriage return before it belongs to the end of line."""

@@ -123,6 +123,11 @@ class Source:
         self._in_place = self._put(read)
         return self._in_place
 
+    def quiet(self) -> bool:
+        """Whether there is nothing to do: the file is parked and nothing new, and what was put is well."""
+        self._in_place = self._in_place and self.feed.check()
+        return self._in_place and self.file.quiet
+
     def wait(self, timeout_s: float) -> bool:
         """Wait for what was put to end; whether all of it did, and well."""
         self._in_place = self.feed.wait(timeout_s)
@@ -156,7 +161,7 @@ class _Crowd:
         self.watched = watched
         self._producer = producer
         self._stream = stream
-        self._source = source
+        self._name = source
         self._options = options
         self._pack = pack
         self._max_line_bytes = max_line_bytes
@@ -165,6 +170,8 @@ class _Crowd:
         self._stop = stop
         self._positions = Positions(producer, stop)
         self._sources: dict[str, Source] = {}
+        self._opened: dict[Source, None] = {}
+        """In the order in which they were opened; some may be closed by now."""
 
     def look(self, *, from_end: bool = False) -> None:
         """Begin with files that are new, and let go of those that are gone for good."""
@@ -176,6 +183,7 @@ class _Crowd:
             source.absent = source.absent + 1 if path not in meant and source.file.vanished else 0
             if source.absent >= DROP_LOOKS and source.feed.idle:
                 source.file.close()
+                self._opened.pop(source, None)
                 del self._sources[path]
 
     def turn(self) -> bool:
@@ -187,20 +195,39 @@ class _Crowd:
         for source in self._sources.values():
             if source.due_ms > now:
                 continue
+            got = None
             was_open = source.file.open
-            got = source.step()
-            held += source.file.open - was_open
+            if was_open or not source.quiet():
+                if not was_open and held >= self._max_open_files:
+                    if not self._park_one():
+                        continue
+                    held -= 1
+                got = source.step()
+                held += source.file.open - was_open
+                if source.file.open and not was_open:
+                    self._note_opened(source)
             if got is None:
                 idle_s = (now - source.file.active_ms) / 1_000
                 source.due_ms = now + 1_000 * min(max(idle_s / IDLE_PART, POLL_S), longest_s)
             else:
                 busy = True
-            if held > self._max_open_files and source.file.open:
-                source.file.park()
-                held -= 1
             if self._stop.is_set():
                 break
         return busy
+
+    def _park_one(self) -> bool:
+        """Close the file that has been open longest; False if each has a record that waits for its next line."""
+        for source in list(self._opened):
+            if not source.file.open:
+                del self._opened[source]
+            elif source.file.park():
+                del self._opened[source]
+                return True
+        return False
+
+    def _note_opened(self, source: Source) -> None:
+        self._opened.pop(source, None)
+        self._opened[source] = None
 
     def finish(self, within_s: float) -> None:
         """Wait for what is on its way."""
@@ -219,8 +246,9 @@ class _Crowd:
         self._positions.close()
 
     def _begin(self, path: str, from_end: bool) -> Source:
-        name = f"{self._source}:{path}" if self._source else file_source(path)
-        file = FollowedFile(path, from_end=from_end, max_line_bytes=self._max_line_bytes, strict=False)
+        name = f"{self._name}:{path}" if self._name else file_source(path)
+        file = FollowedFile(path, from_end=from_end, max_line_bytes=self._max_line_bytes, strict=False,
+                            records=self._options.records)  # fmt: skip
         feed = Feed(
             self._producer, self._stream, source=name, options=replace(self._options, source=path),
             pack=self._pack, stop=self._stop, fed=self._fed, positions=self._positions,
@@ -229,6 +257,9 @@ class _Crowd:
         file.resume(stored)
         if stored is None and from_end and file.position():
             feed.remember(file.position())
+        source = Source(file, feed)
         if len(self._sources) >= self._max_open_files:  # as many may be open already
             file.park()
-        return Source(file, feed)
+        elif file.open:
+            self._note_opened(source)
+        return source
