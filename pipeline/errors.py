@@ -132,3 +132,7 @@ class SinkAway(MillstreamError):
 
 class SinkRefused(SinkAway):
     """A sink's target refuses whatever it is sent: wrong password, missing right or table. Events wait for a person."""
+
+
+class SinkError(MillstreamError):
+    """A sink's target failed at one event: the attempt counts; after the last it is a dead letter with its words."""

@@ -36,6 +36,7 @@ HOMES = {
     # The demo's service and the benchmark of log calls stand for a user's application.
     "structlog": ("pipeline.observe", "producers.logs", "console.demo.service", "benchmarks.logs"),
     "psycopg": ("producers.sources.postgres", "consumers.sinks.postgres"),
+    "urllib3": ("consumers.sinks.http",),
     "click": ("console",),
     "rich": ("console",),
 }

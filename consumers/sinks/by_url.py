@@ -21,6 +21,8 @@ class Listed:
     """In this folder; its KIND is a SinkKind."""
     does: str
     example: str
+    over_http: bool = False
+    """Its schemes are NAME+http and NAME+https."""
 
 
 SINKS = {
@@ -31,6 +33,20 @@ SINKS = {
         "a table of PostgreSQL, each event once",
         "postgresql://app:${PGPASSWORD}@db/shop?table=logs",
     ),
+    "clickhouse": Listed(
+        "clickhouse",
+        "rows of a ClickHouse table",
+        "clickhouse+https://app@db/logs?table=events&password_file=pw",
+        True,
+    ),
+    "opensearch": Listed(
+        "opensearch",
+        "documents in OpenSearch or Elasticsearch",
+        "opensearch+https://app@search?index=logs-{date}&password_file=pw",
+        True,
+    ),
+    "loki": Listed("loki", "lines in Grafana Loki", "loki+http://loki:3100?labels=level,type,host", True),
+    "otlp": Listed("otlp", "log records of OpenTelemetry", "otlp+http://collector:4318?service=shop", True),
 }
 
 
@@ -63,11 +79,12 @@ def kind_of(url: str) -> SinkKind:
         UsageError: there is no such sink.
     """
     scheme = scheme_of(url)
-    if scheme not in SINKS:
-        near = get_close_matches(scheme, SINKS, n=1)
+    name = scheme.removesuffix("+http").removesuffix("+https")
+    if name not in SINKS or (name != scheme and not SINKS[name].over_http):
+        near = ["webhook+" + scheme] if scheme in ("http", "https") else get_close_matches(name, SINKS, n=1)
         guess = f"; did you mean {near[0]}:?" if near else ""
         raise UsageError(
             f"there is no sink {scheme + ':'!r}; there are: {', '.join(f'{s}:' for s in SINKS)}{guess}"
         )
-    kind: SinkKind = import_module(f"{__package__}.{SINKS[scheme].module}").KIND
+    kind: SinkKind = import_module(f"{__package__}.{SINKS[name].module}").KIND
     return kind
