@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 3
+WORKERS ?= 5
 SECONDS ?= 60
 PYTEST := $(BIN)/python -m pytest -q
 
@@ -17,8 +17,9 @@ help: ## this list
 demo: $(VENV)/.ready-embedded ## events flow into two groups; kill a worker and see the other take over
 	@$(BIN)/millstream demo
 
-test: $(VENV)/.ready-dev ## all tests, on an embedded server (MILLSTREAM_TEST_SERVER names another)
-	@$(PYTEST) -n $(WORKERS)
+# Tests wait more than they work: more workers than cores.
+test: $(VENV)/.ready-dev ## all tests but the campaigns, on an embedded server (MILLSTREAM_TEST_SERVER names another)
+	@$(PYTEST) -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.ready-dev ## ruff and mypy strict
 	$(BIN)/ruff check .
@@ -37,8 +38,8 @@ faults: $(VENV)/.ready-dev ## the fault suite in full: 10,000 confirmed sends a 
 	@$(BIN)/python -m tests.faults.campaign --variants --sends 1000
 	@$(PYTEST) -v --full --timeout 1800 tests/faults tests/guarantees tests/model
 
-faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each, and some variants
-	@$(PYTEST) -n 4 --dist worksteal --rows tests/faults/test_campaign.py tests/faults/test_variants.py
+faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each, some variants, and the campaigns of other tests
+	@$(PYTEST) -n 4 --dist worksteal --rows -m "rows or campaign"
 
 fuzz: $(VENV)/.ready-fuzz ## every decoder under libFuzzer (SECONDS=60 for each; ARGS="entry header" for some)
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
 
 TESTS = Path(__file__).parent
+BYTECODE = TESTS.parent / ".pytest_cache" / "bytecode"
 POSTGRES_S = 240
 BINARY = os.environ.get("MILLSTREAM_TEST_SERVER") or None
 
@@ -79,6 +81,11 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A run in the background of a shell ignores Ctrl-C, and so would every process that a test starts.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Hundreds of processes would each compile what they import: a third of the time that the tests take.
+        # Not beside the sources all the same.
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(BYTECODE)
+        sys.dont_write_bytecode = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,7 +93,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="full counts in the fault suite, not a tenth of them"
     )
-    parser.addoption("--rows", action="store_true", help="also the rows of the fault suite, 1,000 sends each")
+    parser.addoption(
+        "--rows",
+        action="store_true",
+        help="also campaigns, and the rows of the fault suite, 1,000 sends each",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -96,8 +107,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("pure")
         if "postgres" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(POSTGRES_S))  # the first has it started, which takes its time
+    full, rows = config.getoption("--full"), config.getoption("--rows")
     without = [
-        name for name, option in (("faults", "--full"), ("rows", "--rows")) if not config.getoption(option)
+        name for name, wanted in (("faults", full), ("rows", rows), ("campaign", rows or full)) if not wanted
     ]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in without)]
     if left_out:

@@ -3,6 +3,7 @@
 import shlex
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -26,9 +27,10 @@ def held(motley: str, link: Link) -> list[str]:
 
 
 def again(link: Link, stream: str, fields: list[bytes], **facts: object) -> str:
-    """An entry of the group's `again` stream, delivered to `c`; its id."""
+    """An entry of the group's `again` stream, delivered to `c`; its id, which none of the stream has."""
     key = StreamKeys(stream).again("g")
-    entry_id: str = link.call("XADD", key, "*", *again_fields(Again(stream=stream, **facts), fields)).decode()  # type: ignore[arg-type]
+    entry_id = f"{int(time.time() * 1_000)}-{7_000 + link.call('XLEN', key)}"
+    link.call("XADD", key, entry_id, *again_fields(Again(stream=stream, **facts), fields))  # type: ignore[arg-type]
     link.call("XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "STREAMS", key, ">")
     return entry_id
 

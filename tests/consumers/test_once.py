@@ -1,7 +1,6 @@
 """once=: an event that a group has done is acknowledged without its handler when it comes again."""
 
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ def test_an_event_that_is_done_is_not_handed_over_again(consuming: Consuming) ->
         consuming.send_raw(fields)
         consuming.send(2)
         consuming.until_drained()
-        assert total(running.members)["skipped"] == 1
+        until(lambda: total(running.members)["skipped"] == 1)
         # The acknowledgement was lost with a failed primary, the record was not.
         consuming.link.call("XCLAIM", consuming.stream, "g", "dead", 0, first, "FORCE", "IDLE", 60_000)
         until(lambda: total(running.members)["skipped"] == 2)
@@ -154,11 +153,12 @@ def test_a_replay_skips_what_is_done_unless_it_is_to_be_done_again(consuming: Co
         consuming.until_drained()
         replay(consuming, entry_id, fields, False, "aa")
         consuming.until_drained()
-        assert (seen, total(running.members)["skipped"]) == (["test-1"], 1)
+        # The group is drained before its member has read that it is.
+        until(lambda: (seen, total(running.members)["skipped"]) == (["test-1"], 1))
         for skipped in (1, 2):
             replay(consuming, entry_id, fields, True, "bb")
             consuming.until_drained()
-            assert (seen, total(running.members)["skipped"]) == (["test-1"] * 2, skipped)
+            until(lambda: (seen, total(running.members)["skipped"]) == (["test-1"] * 2, skipped))  # noqa: B023
     assert sums(consuming) == {"test-1": 2}
 
 
@@ -246,7 +246,7 @@ def test_while_the_inbox_cannot_be_asked_events_wait(consuming: Consuming) -> No
 
 def test_what_waits_for_the_inbox_is_handed_back_when_its_member_stops(consuming: Consuming) -> None:
     """For another member, which may be able to ask."""
-    seen = declare(consuming, claim_after="30s")
+    seen = declare(consuming, claim_after="2m")
     with consuming.running() as running:
         until(lambda: consuming.exists())
 
@@ -256,10 +256,8 @@ def test_what_waits_for_the_inbox_is_handed_back_when_its_member_stops(consuming
         running.members[0]._inbox._connect = refuse
         consuming.send(1, 2)
         until(lambda: running.members[0]._dispatch._unasked, what="they wait")
-    begun_s = time.monotonic()
-    consuming.run_until_drained()
+    consuming.run_until_drained(timeout_s=30)  # claim_after is 2 minutes
     assert sorted(seen) == ["test-1", "test-2"]
-    assert time.monotonic() - begun_s < 10  # claim_after is 30 s
 
 
 def test_a_handler_that_can_do_nothing_in_the_step_that_notes_it_is_refused(consuming: Consuming) -> None:

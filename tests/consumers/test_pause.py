@@ -252,15 +252,14 @@ def test_the_deaths_of_all_members_count_together(consuming: Consuming) -> None:
 
 
 def test_what_is_done_rejected_or_retried_is_no_death(consuming: Consuming) -> None:
-    """Half of them die and as many are done; all that a handler rejects; the group goes on."""
+    """Of ten one dies, three are rejected and four run twice: one kind more among the deaths, and it would pause."""
 
     @consuming.app.consumer(consuming.stream, group="g", retry=Retry(2, 0, 0))
     def handle(event: Event, delivery) -> None:  # type: ignore[no-untyped-def]
-        if event.data % 4 == 0:
+        kind = event.data % 10
+        if kind == 0 or (kind <= 4 and delivery.attempt == 1):
             raise ValueError
-        if event.data % 4 == 1 and delivery.attempt == 1:
-            raise ValueError
-        if event.data % 4 == 2:
+        if 5 <= kind <= 7:
             raise Reject("not for us")
 
     consuming.send(*range(2_000))
@@ -269,7 +268,7 @@ def test_what_is_done_rejected_or_retried_is_no_death(consuming: Consuming) -> N
         until(running.members[0].idle, what="it has heard of all")
         assert running.members[0].state.pause is None
         counts = running.members[0].counts
-        assert (counts.dead, counts.rejected, counts.done) == (1_000, 500, 1_000)
+        assert (counts.dead, counts.rejected, counts.done) == (800, 600, 1_200)
 
 
 def test_a_group_that_is_never_to_pause_does_not(consuming: Consuming) -> None:

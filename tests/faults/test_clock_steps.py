@@ -34,7 +34,7 @@ def mine(own: ShiftedServer, stream: str) -> Iterator[Consuming]:
         yield consuming
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("step_ms", [HOUR_MS, -HOUR_MS, 5_000, -5_000])
 def test_a_live_member_keeps_its_entries(own: ShiftedServer, mine: Consuming, step_ms: int) -> None:
     """Handlers run on for several claim_after; all entries look abandoned for an hour, or delivered in an hour."""
@@ -60,6 +60,7 @@ def test_a_live_member_keeps_its_entries(own: ShiftedServer, mine: Consuming, st
     assert runs == [1] * 6
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("step_ms", [HOUR_MS, -HOUR_MS])
 def test_what_a_dead_worker_held_does_not_wait_for_the_clock(
     own: ShiftedServer, mine: Consuming, tmp_path: Path, step_ms: int

@@ -15,7 +15,7 @@ from tests.producers.reading import datas
 from tests.until import until
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(300)
 def test_a_follower_killed_at_any_instant_loses_and_repeats_no_line(
     server: Server, link: Link, stream: str, tmp_path: Path, scaled: Callable[[int], int], rng: random.Random

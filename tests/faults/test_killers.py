@@ -53,7 +53,7 @@ def send(consuming: Consuming, count: int, killers: set[int], pack: int) -> None
         consuming.link.calls(commands[at : at + 500])
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("pack", [0, 100], ids=["single", "packs"])
 def test_only_the_killers_die(

@@ -92,7 +92,7 @@ def database(postgres: Postgres, table: str) -> str:
     return postgres.url.replace("/postgres?", f"/{table}?")
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(600)
 def test_each_charge_is_made_once_and_none_is_missing(
     server: Server,

@@ -69,6 +69,7 @@ def ended(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.campaign
 def test_an_interrupted_and_a_killed_replay_deliver_exactly_the_range(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path
 ) -> None:
@@ -120,7 +121,7 @@ def test_an_interrupted_and_a_killed_replay_deliver_exactly_the_range(
         assert alerts.stop() == [0]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_replay_that_is_killed_again_and_again_repeats_nothing(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path, rng: random.Random
 ) -> None:

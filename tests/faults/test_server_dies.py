@@ -105,7 +105,7 @@ def test_lost_replies_lose_and_repeat_nothing(
     link.close()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_black_hole_is_waited_out(own_server: OwnServer, stream: str, tmp_path: Path) -> None:
     """Nothing passes for longer than the timeout, then everything does: nothing is lost."""
     mine = own_server()

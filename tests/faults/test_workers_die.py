@@ -17,6 +17,7 @@ from tests.until import until
 CLAIM_AFTER_S = 1.0
 
 
+@pytest.mark.campaign
 def test_killed_workers_lose_nothing(
     server: Server,
     link: Link,
@@ -48,7 +49,7 @@ def test_killed_workers_lose_nothing(
         assert any(killed.held for killed in crew.killed), "nobody held anything: nothing was shown"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_all_workers_killed_at_once(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path, scaled: Callable[[int], int]
 ) -> None:
@@ -68,7 +69,7 @@ def test_all_workers_killed_at_once(
         assert set(crew.times()) == set(feed.sent)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_slow_handler_is_not_run_twice(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path
 ) -> None:
@@ -85,7 +86,7 @@ def test_a_slow_handler_is_not_run_twice(
         assert set(crew.times().values()) == {1}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_worker_that_stood_still_settles_nothing_it_lost(
     server: Server, link: Link, stream: str, feed: Feed, tmp_path: Path
 ) -> None:

@@ -97,7 +97,10 @@ def losses(stream: str) -> dict[str, list[Command]]:
 
 @pytest.mark.parametrize(
     "what",
-    [what if what == "FLUSHALL" else pytest.param(what, marks=pytest.mark.slow) for what in losses("any")],
+    [
+        what if what == "FLUSHALL" else pytest.param(what, marks=pytest.mark.campaign)
+        for what in losses("any")
+    ],
 )
 def test_g10_it_works_again_by_itself(
     mine: Server, look: Link, stream: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
@@ -135,7 +138,7 @@ def test_g10_it_works_again_by_itself(
     assert lost_s > begun_s
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_g10_keys_are_evicted_under_load(
     mine: Server, look: Link, stream: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,12 +10,13 @@ from tests.model.machine import GroupMachine, RestartingMachine, run_examples
 
 
 @pytest.mark.timeout(240)
-def test_every_event_is_in_exactly_one_place_after_every_step(model_server: Server) -> None:
+@pytest.mark.parametrize("examples", [15, pytest.param(80, marks=pytest.mark.campaign)])
+def test_every_event_is_in_exactly_one_place_after_every_step(model_server: Server, examples: int) -> None:
     """Nothing lost, nothing doubled, nothing done by who may not."""
-    run_examples(GroupMachine, model_server, seeded=1, examples=80)
+    run_examples(GroupMachine, model_server, seeded=1, examples=examples)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(240)
 def test_nor_does_a_killed_server_lose_or_double_anything(own_server: OwnServer) -> None:
     """With each write on the disk before it is answered."""

@@ -193,7 +193,7 @@ def test_tables_are_made_once(postgres: Postgres, table: str) -> None:
         assert create_tables(postgres.url, inbox=f"{table}_i", outbox=table) == [f"{table}_i", table]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_relay_that_is_killed_again_and_again_loses_and_repeats_nothing(
     server: Server,
     postgres: Postgres,
