@@ -39,10 +39,12 @@ if TYPE_CHECKING:
         SendUnknownError,
         ServerRefusedError,
         SinkAway,
+        SinkError,
         SinkRefused,
         UnknownFormatError,
         UnsupportedServerError,
         UsageError,
+        WebhookError,
         WrongKeyTypeError,
     )
     from pipeline.event import Event
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from pipeline.outcome import Later, Outcome, Outcomes, Reject
     from pipeline.replay_plan import ReplayDone, ReplayPlan, ReplayProgress
     from pipeline.reset_plan import ResetDone, ResetPlan
+    from pipeline.webhook import verify_webhook
     from producers.async_producer import AsyncProducer
     from producers.logs import LogHandler, ship_logs
     from producers.producer import Producer
@@ -106,17 +109,20 @@ __all__ = [
     "SendUnknownError",
     "ServerRefusedError",
     "SinkAway",
+    "SinkError",
     "SinkRefused",
     "TestPipeline",
     "UnknownFormatError",
     "UnsupportedServerError",
     "UsageError",
+    "WebhookError",
     "WrongKeyTypeError",
     "plan_reset",
     "relay_outbox",
     "reset_group",
     "ship_logs",
     "sink",
+    "verify_webhook",
 ]
 
 # Where each name lives; what is not named here is an error class.
@@ -155,6 +161,7 @@ _HOMES = {
     "reset_group": "consumers.reset",
     "ship_logs": "producers.logs",
     "sink": "consumers.sinks.by_url",
+    "verify_webhook": "pipeline.webhook",
 }
 
 

@@ -136,3 +136,7 @@ class SinkRefused(SinkAway):
 
 class SinkError(MillstreamError):
     """A sink's target failed at one event: the attempt counts; after the last it is a dead letter with its words."""
+
+
+class WebhookError(MillstreamError):
+    """A request that claims to be our webhook's is not signed with the secret, is too old, or holds no events."""

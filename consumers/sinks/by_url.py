@@ -46,6 +46,20 @@ SINKS = {
         True,
     ),
     "loki": Listed("loki", "lines in Grafana Loki", "loki+http://loki:3100?labels=level,type,host", True),
+    "webhook": Listed(
+        "webhook",
+        "signed requests to a receiver of your own",
+        "webhook+https://example.com/events?secret_file=FILE",
+        True,
+    ),
+    "smtp": Listed(
+        "smtp",
+        "one mail in a while that sums errors up",
+        "smtp://app@mail?to=ops@example.com&from=app@example.com&password_file=FILE",
+    ),
+    "smtps": Listed(
+        "smtp", "the same, encrypted from the start", "smtps://mail?to=ops@example.com&from=app@example.com"
+    ),
     "otlp": Listed("otlp", "log records of OpenTelemetry", "otlp+http://collector:4318?service=shop", True),
 }
 

@@ -31,6 +31,7 @@ from urllib.parse import quote, urlencode
 
 from consumers.sinks.halving import RequestFailed, RequestRefused
 from consumers.sinks.sink_url import PASSWORD, TIMEOUT, Option, Secret, SinkUrl
+from consumers.sinks.words import words_of
 from pipeline.compression import compress
 from pipeline.errors import SinkAway, SinkRefused, UsageError
 from pipeline.limits import DEFAULT_LIMITS
@@ -44,8 +45,6 @@ if TYPE_CHECKING or HAS_DRIVER:
 
 MAX_ANSWER_BYTES = 4_000_000
 """Longer answers are not read to their end: the connection is closed, and the answer counts as not understood."""
-MAX_WORDS = 500
-"""Of what a target says, so many characters are shown and kept."""
 COMPRESS_BYTES = 1_000
 """A shorter body is sent as it is."""
 MAX_RETRY_AFTER_S = 3_600.0
@@ -74,10 +73,8 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """The body as one line of at most MAX_WORDS printable characters: what the target says."""
-        text = self.body[: MAX_WORDS * 4].decode("utf-8", "replace")
-        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
+        """The body as one short line of printable characters: what the target says."""
+        return words_of(self.body)
 
     def json(self) -> Any:
         """The body as JSON.
@@ -303,5 +300,6 @@ def _no_answer(error: Exception, base: str) -> SinkAway:
 
 def _reason(error: Exception) -> str:
     """The last part of what nested errors say, without addresses of objects."""
-    text = re.sub(r"<[^>]*>:? ?", "", str(error))
+    text = re.sub(r"<[^>]*>:? ?|HTTPS?Connection(Pool)?\([^)]*\): ?", "", str(error))
+    text = text.replace("Failed to establish a new connection: ", "")
     return " ".join(text.split())[:200] or type(error).__name__

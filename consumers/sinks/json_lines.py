@@ -21,13 +21,14 @@ from pipeline.outcome import Outcomes
 from pipeline.units import Size, size_bytes
 
 
-def event_line(event: Event) -> bytes:
+def event_line(event: Event, source: str = "millstream") -> bytes:
     """An event as one line of JSON, in CloudEvents' vocabulary (id, source, type, subject, time, data).
 
-    What JSON cannot hold exactly (bytes beside other data, infinities) is written as json_view shows it.
+    What JSON cannot hold exactly (bytes beside other data, infinities) is written as json_view shows it. source: of an
+    event that has none.
     """
     try:
-        cloudevent = event.to_cloudevent()
+        cloudevent = event.to_cloudevent(source=source)
     except EncodeError:
         shown = Event(
             json_view(event.data),
@@ -37,7 +38,7 @@ def event_line(event: Event) -> bytes:
             time_ms=event.known_time_ms,
             headers=event.headers,
         )
-        cloudevent = shown.to_cloudevent()
+        cloudevent = shown.to_cloudevent(source=source)
     text = json.dumps(cloudevent, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace") + b"\n"
 

@@ -22,6 +22,7 @@ from consumers.sinks.halving import Halving
 from consumers.sinks.http import GZIP, HTTP_OPTIONS, Answer, Http, not_understood, taken, with_query
 from consumers.sinks.kind import SinkKind
 from consumers.sinks.sink_url import Option, SinkUrl
+from consumers.sinks.words import words_of
 from pipeline.errors import SinkAway, SinkRefused, UsageError
 from pipeline.event import Event
 from pipeline.outcome import Outcomes
@@ -170,7 +171,7 @@ def _words(error: object) -> str:
         text = f"{error.get('type', '')}: {error.get('reason', '')}"
     else:
         text = str(error or "no reason given")
-    return Answer(0, {}, text.encode("utf-8", "replace")).words
+    return words_of(text)
 
 
 KIND = SinkKind(

@@ -26,6 +26,7 @@ from consumers.sinks.halving import Halving, RequestRefused
 from consumers.sinks.http import GZIP, HTTP_OPTIONS, Answer, Http, not_understood, taken, with_query
 from consumers.sinks.kind import SinkKind
 from consumers.sinks.sink_url import Option, SinkUrl
+from consumers.sinks.words import words_of
 from pipeline.event import Event
 from pipeline.json_view import json_view
 from pipeline.observe.log import Limited, get_logger
@@ -209,7 +210,7 @@ def partial_success(answer: Answer) -> tuple[int, str]:
         number = int(rejected)
     except (TypeError, ValueError):
         not_understood(answer, f"rejectedLogRecords={rejected!r}")
-    return max(number, 0), Answer(0, {}, str(message).encode("utf-8", "replace")).words
+    return max(number, 0), words_of(str(message))
 
 
 KIND = SinkKind(

@@ -2,82 +2,17 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from consumers.sinks.patient import Patient
 from pipeline.errors import DecodeError, SinkAway, SinkError, SinkRefused
-from pipeline.event import Event
 from pipeline.outcome import Later, Outcomes, Reject
 from tests.http_fake import HttpFake, Reply, fake
-from tests.sink_targets import ClickHouseLike, Down, LokiLike, OpenSearchLike, OtlpLike
-from tests.sinking import CANARY, TIME_MS, corrupt, handed, log_events, made, received
-
-
-@dataclass
-class Target:
-    """A target and the sink that writes to it."""
-
-    name: str
-    like: Any
-    options: str
-    has: Callable[[Any], list[str]]
-    """The ids it holds, in the order of arrival."""
-    bad: Callable[[int], Event]
-    """An event that it refuses."""
-    words: str
-    """With which it does."""
-    once: bool = True
-    """Whether what comes again in another batch is there once."""
-
-    def url(self, place: str, more: str = "") -> str:
-        """The sink's URL."""
-        return f"{self.name}+http://{place}/?{self.options}{more}"
-
-
-def not_a_number(number: int) -> Event:
-    """An event whose field n is text where others have a number."""
-    return log_events([number], n="many")[0]
-
-
-def too_old(number: int) -> Event:
-    """An event of 1970."""
-    return received(Event({"event": "old"}, type="log", time_ms=1_000), number)
-
-
-def poison(number: int) -> Event:
-    """An event whose message is refused."""
-    return log_events([number], event="poison")[0]
-
-
-def targets() -> list[Target]:
-    """A fresh one of each."""
-    return [
-        Target(
-            "opensearch", OpenSearchLike(), "index=logs", lambda like: [own for _, own in like.documents],
-            not_a_number, "400: mapper_parsing_exception: failed to parse field [data.n] of type [long]",
-        ),
-        Target(
-            "clickhouse", ClickHouseLike(), "table=events", lambda like: [row["event_id"] for row in like.rows],
-            not_a_number, "Code: 72. DB::Exception: Cannot parse number", once=False,
-        ),
-        Target(
-            "loki", LokiLike(), "labels=level,type,host", lambda like: [m["event_id"] for m in like.lines.values()],
-            too_old, "400: entry for stream '{job=\"millstream\", type=\"log\"}' has timestamp too old",
-        ),
-        Target(
-            "otlp", OtlpLike(), "partial=split",
-            lambda like: [
-                next(kv.value.string_value for kv in record.attributes if kv.key == "log.record.uid")
-                for record in like.records
-            ],
-            poison, "poison is not accepted", once=False,
-        ),
-    ]  # fmt: skip
+from tests.sink_targets import Down, Target, targets
+from tests.sinking import CANARY, TIME_MS, corrupt, handed, log_events, made
 
 
 @pytest.fixture(params=targets(), ids=lambda target: target.name)
