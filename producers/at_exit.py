@@ -22,11 +22,17 @@ class Holder(Protocol):
 
 _holders: "weakref.WeakSet[Holder]" = weakref.WeakSet()
 _finalized_in = -1
+_registered = False
 
 
 def keep(holder: Holder) -> None:
     """Look after a holder for as long as it lives."""
+    global _registered
     _holders.add(holder)
+    # Not before: by now all that a holder stands on is imported, and what was registered last is called first.
+    if not _registered:
+        _registered = True
+        atexit.register(_at_exit)
 
 
 def forget(holder: Holder) -> None:
@@ -55,5 +61,4 @@ def _after_fork() -> None:
         holder.after_fork()
 
 
-atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)

@@ -14,7 +14,7 @@ from request_context import begin_request
 
 app = Celery("shop", broker=os.environ.get("BROKER_URL", "redis://localhost"))
 app.conf.broker_connection_retry_on_startup = True
-log = structlog.get_logger(logger="shop")
+log = structlog.get_logger()
 
 
 @signals.setup_logging.connect

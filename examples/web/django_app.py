@@ -23,7 +23,7 @@ settings.configure(
     LOGGING=LOGGING,
 )
 set_up()
-log = structlog.get_logger(logger="shop")
+log = structlog.get_logger()
 
 
 def request_context(

@@ -10,7 +10,7 @@ from logs import set_up
 from request_context import begin_request
 
 set_up()
-log = structlog.get_logger(logger="shop")
+log = structlog.get_logger()
 app = Flask(__name__)
 log.info("application loaded")
 

@@ -23,6 +23,8 @@ LOGGING: dict[str, Any] = {
     "root": {"level": "INFO", "handlers": ["stderr", "stream"]},
 }
 
+shipping = ship_logs("logs")
+
 
 def set_up() -> None:
     """Have everything that is logged shipped to the stream `logs`."""
@@ -32,7 +34,7 @@ def set_up() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            ship_logs("logs"),
+            shipping,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]

@@ -110,8 +110,7 @@ class EmbeddedServer:
             return
         with _here.lock, _said_in_one_line(self.folder):
             lease.shares -= 1
-            if lease.shares == 0:
-                del _here.leases[lease.folder]
+            if lease.shares == 0 and _here.leases.pop(lease.folder, None) is not None:  # not left at exit
                 lease.leave()
 
     def _ours(self) -> "_Lease":
