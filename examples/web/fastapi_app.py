@@ -3,8 +3,8 @@
     cd examples/web
     MILLSTREAM_URL=redis://localhost uvicorn fastapi_app:app --workers 2 --log-config uvicorn_logs.json
 
-uvicorn ends by the signal that stopped it, and what Python does at its exit is not done: the lifespan waits for what was
-logged until then (but two lines of uvicorn's own that come later).
+uvicorn ends by the signal that stopped it, and what Python does at its exit is not done: the lifespan waits for what
+was logged until then (two lines of uvicorn's own come later).
 
 A middleware of ASGI, and not FastAPI's own kind: that runs the application in a task of its own, and what is bound
 there is not seen by uvicorn when it writes its access line.
