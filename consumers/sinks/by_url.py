@@ -27,7 +27,11 @@ class Listed:
 
 SINKS = {
     "console": Listed("console", "JSON lines on stdout", "console:"),
-    "jsonl": Listed("json_lines", "JSON lines in a file, rotated", "jsonl:logs.jsonl?rotate=100MB&keep=10"),
+    "jsonl": Listed(
+        "json_lines",
+        "JSON lines in a file, rotated, old ones compressed",
+        "jsonl:logs.jsonl?every=1d&compress=zstd&keep=30",
+    ),
     "postgresql": Listed(
         "postgres",
         "a table of PostgreSQL, each event once",

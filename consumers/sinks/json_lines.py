@@ -1,24 +1,32 @@
-"""JsonLines: a batch handler that appends events to a file as JSON lines, rotated by size.
+"""JsonLines: a batch handler that appends events to a file as JSON lines, rotated by size and time.
 
 Several processes and threads may write to one file: each batch is one write under a lock on the file. A batch that
 could not be written whole (full disk, killed writer) leaves no torn line behind: the next write cuts it off.
 """
 
+import errno
 import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from consumers.sinks.kind import SinkKind
+from consumers.sinks.rotated import SUFFIXES, Rotated, sync_folder
 from consumers.sinks.sink_url import Option, SinkUrl
-from pipeline.errors import DecodeError, EncodeError, UsageError
+from pipeline.errors import DecodeError, EncodeError, SinkRefused, UsageError
 from pipeline.event import Event
 from pipeline.json_view import json_view
 from pipeline.outcome import Outcomes
-from pipeline.units import Size, size_bytes
+from pipeline.units import Duration, Size, duration_ms, size_bytes
+
+COMPRESSED_WITHIN_S = 30.0
+"""close() waits so long for an old file to be compressed; else the next process does it."""
+_MEND = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""A person has to mend it: the folder is gone, or may not be written."""
 
 
 def event_line(event: Event, source: str = "millstream") -> bytes:
@@ -58,59 +66,102 @@ def event_lines(events: Sequence[Event]) -> tuple[list[bytes], Outcomes]:
 
 
 class JsonLines:
-    """Appends each event to `path`; at rotate_bytes the file becomes path.1, path.1 becomes path.2, and so on.
+    """Appends each event to `path`, which is rotated: to path.1 while path.1 becomes path.2, and so on; where old files
+    are compressed, to path.<time>.zst or path.<time>.gz.
 
     Example:
         app.consumer("logs", group="archive", batch=500)(JsonLines("archive.jsonl"))
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, rotate: Size = "100MB", keep: int = 10) -> None:
-        """rotate: size at which the file is rotated, 0 for never; keep: how many old files stay, at least 1.
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        rotate: Size = "100MB",
+        every: Duration = 0,
+        keep: int = 10,
+        compress: str = "none",
+        fsync: bool = False,
+    ) -> None:
+        """rotate: size at which the file is rotated, 0 for never; every: rotated too by the first write in a new period
+        of this length (1h, 1d: UTC), 0 for never; keep: how many old files stay, at least 1; compress: old files with
+        none, zstd or gzip; fsync: a batch is on the disk before it is acknowledged.
 
         Raises:
-            UsageError: the folder does not exist or cannot be written; keep is below 1.
+            UsageError: the folder does not exist or cannot be written; keep is below 1; there is no such compression.
         """
         if keep < 1:
             raise UsageError(f"keep={keep}: at least 1 old file (rotate=0 for a file that is never rotated)")
+        if compress not in ("none", *SUFFIXES):
+            raise UsageError(f"compress={compress!r}: one of none, {', '.join(SUFFIXES)}")
         self._path = Path(path)
         self._rotate_bytes = size_bytes(rotate, "rotate")
+        self._every_s = duration_ms(every, "every") / 1_000
         self._keep = keep
+        self._fsync = fsync
+        self._rotated = Rotated(self._path, compress, keep) if compress != "none" else None
         self._file: Any = None
         self._writing = threading.Lock()  # a lock on the file holds for all threads of a process together
         folder = self._path.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise UsageError(f"cannot write {self._path}: {folder} is not a folder that can be written")
+        if self._path.is_dir():
+            raise UsageError(f"cannot write {self._path}: it is a folder")
+        if self._rotated is not None:
+            self._rotated.tidy()  # what a killed process left plain
 
     def __call__(self, events: list[Event]) -> Outcomes:
         """Write the events; one that JSON cannot hold, or that is corrupt, fails alone.
 
         Raises:
-            OSError: the file cannot be written; then none of them is.
+            OSError: the file cannot be written just now; then none of them is. SinkRefused: its folder is gone, or may
+            not be written.
         """
         lines, outcomes = event_lines(events)
-        self.write(lines)
+        try:
+            self.write(lines)
+        except OSError as error:
+            if error.errno in _MEND:
+                raise SinkRefused(f"cannot write {self._path}: {error.strerror}") from None
+            raise
         return outcomes
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its line end, in one piece."""
         data = b"".join(lines)
-        with self._writing, self._lock() as file:
-            size = self._whole_lines(file)
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(file, view) :]
-            except OSError:
-                if os.fstat(file).st_size != size:
-                    os.ftruncate(file, size)
-                raise
-            if self._rotate_bytes and size + len(data) >= self._rotate_bytes:
-                self._rotate()
+        with self._writing:
+            if self._every_s:
+                with self._lock() as file:
+                    if self._is_of_the_past(file) and self._whole_lines(file):
+                        self._rotate()
+            with self._lock() as file:
+                size = self._whole_lines(file)
+                try:
+                    view = memoryview(data)
+                    while view:
+                        view = view[os.write(file, view) :]
+                    if self._fsync:
+                        os.fdatasync(file)
+                        if not size:
+                            sync_folder(self._path.parent)
+                except OSError:
+                    if os.fstat(file).st_size != size:
+                        os.ftruncate(file, size)
+                    raise
+                if self._rotate_bytes and size + len(data) >= self._rotate_bytes:
+                    self._rotate()
 
     def close(self) -> None:
-        """Close the file; a later write opens it again."""
+        """Close the file, once old ones are compressed; a later write opens it again."""
         with self._writing:
             self._close()
+        if self._rotated is not None:
+            self._rotated.wait(COMPRESSED_WITHIN_S)
+
+    def _is_of_the_past(self, file: int) -> bool:
+        """Whether it was written last in an earlier period than this moment's: known to all its writers alike."""
+        stat = os.fstat(file)
+        return bool(stat.st_size) and stat.st_mtime // self._every_s < time.time() // self._every_s
 
     def _close(self) -> None:
         if self._file is not None:
@@ -151,7 +202,10 @@ class JsonLines:
         return end
 
     def _rotate(self) -> None:
-        """Shift path.1 … path.N by one, dropping the oldest; under the lock of the file that is moved away."""
+        """Move the file among the old ones, dropping the oldest; under the lock of the file that is moved away."""
+        if self._rotated is not None:
+            self._rotated.add()
+            return
         for number in range(self._keep, 0, -1):
             old = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
             if old.exists():
@@ -179,13 +233,24 @@ def _identity(file: int) -> tuple[int, int]:
 def _from_url(url: SinkUrl) -> JsonLines:
     if not url.place:
         raise UsageError("jsonl: names no file, as in jsonl:logs.jsonl")
-    return JsonLines(url.place, rotate=url.options["rotate"], keep=url.options["keep"])
+    given = url.options
+    return JsonLines(
+        url.place,
+        rotate=given["rotate"],
+        every=given["every"] / 1_000,
+        keep=given["keep"],
+        compress=given["compress"],
+        fsync=given["fsync"],
+    )
 
 
 KIND = SinkKind(
     make=_from_url,
     options=(
         Option("rotate", "size", "100MB", "size at which the file is rotated; 0: never"),
+        Option("every", "duration", "0", "it is rotated too when a new 1h or 1d (UTC) begins; 0: never"),
         Option("keep", "count", "10", "old files that stay", least=1),
+        Option("compress", "choice", "none", "old files", choices=("none", *SUFFIXES)),
+        Option("fsync", "flag", "no", "a batch is on the disk before it is acknowledged"),
     ),
 )

@@ -259,7 +259,7 @@ def test_a_command_that_still_runs_is_killed_when_consume_must_end(
         (("--exec", " "), 2, "is empty"),
         (("--sink", "s3://bucket"), 2, "there is no sink 's3:'; there are: console:, jsonl:"),
         (("--sink", "jsonl:/no/such/folder/x.jsonl"), 2, "/no/such/folder"),
-        (("--sink", "jsonl:x?rotat=1MB"), 2, "there is no option 'rotat'; there are: rotate, keep"),
+        (("--sink", "jsonl:x?rotat=1MB"), 2, "there is no option 'rotat'; there are: rotate, every, keep"),
         (("--sink", "jsonl:x?keep=0"), 2, "keep='0': at least 1"),
         (("--exec", "true", "--batch", "3"), 2, "--batch is for --sink"),
         (("--concurrency", "3"), 2, "--concurrency is for --exec"),

@@ -1,21 +1,26 @@
 """Sinks: files that several processes write and rotate, and that a full disk or a killed writer does not spoil."""
 
+import gzip
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import zstandard
 
+from consumers.sinks.by_url import sink
 from consumers.sinks.console import Console, escape_unprintable
-from consumers.sinks.json_lines import JsonLines
-from pipeline.errors import UsageError
+from consumers.sinks.json_lines import JsonLines, event_line
+from pipeline.errors import SinkRefused, UsageError
 from pipeline.event import Event
 from tests.consuming import Consuming
 from tests.until import until
@@ -261,3 +266,151 @@ def test_a_printable_line_is_left_as_it_is() -> None:
     """No work for what needs none."""
     line = '{"a":"ü"}\n'
     assert escape_unprintable(line) is line
+
+
+def unpacked(folder: Path) -> list[int]:
+    """The numbers in all files, compressed or not, oldest first; each is read as any program would."""
+    numbers = []
+    names = sorted(folder.iterdir(), key=lambda path: (path.name == "out.jsonl", path.name))
+    for path in names:
+        raw = path.read_bytes()
+        if path.suffix == ".zst":
+            with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)) as reader:
+                raw = reader.read()
+        elif path.suffix == ".gz":
+            raw = gzip.decompress(raw)
+        numbers += [json.loads(line)["data"]["n"] for line in raw.splitlines()]
+    return numbers
+
+
+@pytest.mark.parametrize(("compress", "suffix"), [("zstd", ".zst"), ("gzip", ".gz")])
+def test_old_files_are_compressed(tmp_path: Path, compress: str, suffix: str) -> None:
+    """In the background, and closing waits for it; no event is missing, so many files stay, and none is half done."""
+    target = JsonLines(tmp_path / "out.jsonl", rotate=2_000, keep=3, compress=compress)
+    for number in range(0, 200, 5):
+        target(events(range(number, number + 5)))
+    target.close()
+    old = [path for path in tmp_path.iterdir() if path.name != "out.jsonl"]
+    assert len(old) == 3
+    assert all(re.fullmatch(r"out\.jsonl\.\d{8}T\d{6}\.\d{6}Z\.(zst|gz)", path.name) for path in old)
+    assert {path.suffix for path in old} == {suffix}
+    kept = unpacked(tmp_path)
+    assert kept == list(range(kept[0], 200))
+
+
+def test_what_a_killed_process_left_plain_is_compressed_by_the_next(tmp_path: Path) -> None:
+    """Killed before, in the midst of, or after compressing: each file is there once, whole."""
+    lines = b"".join(event_line(event) for event in events(range(10)))
+    for number in range(3):
+        stamp = f"out.jsonl.20261126T00000{number}.000000Z"
+        (tmp_path / stamp).write_bytes(lines)
+        if number == 1:
+            (tmp_path / f"{stamp}.zst.tmp").write_bytes(b"half")
+        if number == 2:
+            (tmp_path / f"{stamp}.zst").write_bytes(zstandard.ZstdCompressor().compress(lines))
+    (tmp_path / "out.jsonl.other").write_bytes(lines)  # somebody else's
+    JsonLines(tmp_path / "out.jsonl", compress="zstd").close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.jsonl.20261126T000000.000000Z.zst",
+        "out.jsonl.20261126T000001.000000Z.zst",
+        "out.jsonl.20261126T000002.000000Z.zst",
+        "out.jsonl.other",
+    ]
+    assert unpacked(tmp_path) == [*range(10)] * 4
+
+
+def test_several_processes_rotate_and_compress_one_file(tmp_path: Path) -> None:
+    """No line is lost, torn or doubled, and nothing is left plain."""
+    path = tmp_path / "out.jsonl"
+    program = WRITER.replace("keep=1000", "keep=1000, compress='zstd'") + "\nsink.close()\n"
+    writers = [python(program, name, path, 100, "8kB") for name in "abc"]
+    assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+    JsonLines(path, compress="zstd", keep=1_000).close()
+    lines = []
+    for each in tmp_path.iterdir():
+        raw = each.read_bytes()
+        assert each == path or each.suffix == ".zst"
+        if each != path:
+            raw = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+        lines += [line.rstrip(".").split() for line in raw.decode().splitlines()]
+    assert sorted(lines) == sorted(
+        [name, str(number), str(part)] for name in "abc" for number in range(100) for part in range(3)
+    )
+
+
+@pytest.mark.parametrize("compress", ["none", "gzip"])
+def test_a_file_of_an_earlier_hour_is_rotated(tmp_path: Path, compress: str) -> None:
+    """With the first write of the next one, by whoever writes it; within an hour it grows."""
+    path = tmp_path / "out.jsonl"
+    for hours, number in ((3, 1), (2, 2), (0, 3)):
+        JsonLines(path, every="1h", compress=compress)(events([number]))
+        with path.open("ab") as torn:
+            torn.write(b"torn")  # by a writer that was killed: it is in no file
+        then_s = time.time() - hours * 3_600
+        if hours:
+            os.utime(path, (then_s, then_s))
+    target = JsonLines(path, every="20000d", compress=compress)  # the hour may end in the midst of this test
+    target(events([4]))
+    target.close()
+    assert len(list(tmp_path.iterdir())) == 3
+    assert [json.loads(line)["data"]["n"] for line in path.read_text().splitlines()] == [3, 4]
+    if compress == "gzip":
+        assert unpacked(tmp_path) == [1, 2, 3, 4]
+    else:
+        assert written(tmp_path) == [1, 2, 3, 4]
+
+
+def test_what_was_acknowledged_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync: the file's data with each batch, and its name with the first."""
+    synced: list[str] = []
+    data, names = os.fdatasync, os.fsync
+
+    def noted(what: str, really: Callable[[int], None]) -> Callable[[int], None]:
+        def call(number: int) -> None:
+            synced.append(what)
+            really(number)
+
+        return call
+
+    monkeypatch.setattr(os, "fdatasync", noted("data", data))
+    monkeypatch.setattr(os, "fsync", noted("name", names))
+    sink = JsonLines(tmp_path / "out.jsonl", fsync=True)
+    sink(events([1]))
+    sink(events([2]))
+    assert synced == ["data", "name", "data"]
+    JsonLines(tmp_path / "other.jsonl")(events([1]))
+    assert len(synced) == 3
+
+
+def test_a_folder_that_goes_away_makes_no_dead_letter(consuming: Consuming, tmp_path: Path) -> None:
+    """Somebody has to mend it: events wait, and are written once it is there again."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    target = sink(f"jsonl:{folder}/out.jsonl", patience=0)
+    folder.rmdir()
+    with pytest.raises(SinkRefused, match="No such file"):
+        JsonLines.__call__(target._sink, events([1]))  # type: ignore[arg-type]
+    consuming.app.consumer(consuming.stream, group="g", batch=10, retry=1)(target)
+    consuming.send({"n": 1}, {"n": 2})
+    with consuming.running():
+        until(lambda: consuming.waiting() == 2, what="both are put off")
+        folder.mkdir()
+        consuming.advance(120_000)
+        consuming.until_drained()
+    assert written(folder) == [1, 2]
+    assert consuming.dead() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("compress=xz", "compress='xz': one of none, zstd, gzip"),
+        ("fsync=maybe", "fsync='maybe': yes or no"),
+        ("every=soon", "every='soon' is not a duration"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_refused(given: str, said: str, tmp_path: Path) -> None:
+    """With what is allowed."""
+    with pytest.raises(UsageError) as caught:
+        sink(f"jsonl:{tmp_path}/x?{given}")
+    assert said in str(caught.value)

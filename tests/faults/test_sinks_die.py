@@ -114,7 +114,12 @@ def run(
     # At random moments of the work, not of the clock: a machine that is busy has as many faults in as many events.
     faults = sorted((rng.uniform(0, 0.9), number) for number in range(kills + kills // 2))
     for share, number in faults:
-        until(lambda share=share: rows() >= events * share, 60 + events / 2_000, what=said, every_s=0.02)  # type: ignore[misc]
+        until(
+            lambda share=share: rows() >= events * share,
+            60 + events / 2_000,
+            what=said,
+            every_s=events / 4_000_000,
+        )  # type: ignore[misc]
         if number < kills:
             crew.kill(rng)
         else:
@@ -126,7 +131,7 @@ def run(
         consuming.advance(60_000)  # what was put off need not be waited for
         return not feeding.is_alive() and rows() >= events and consuming.drained()
 
-    until(over, 60 + events / 2_000, what=said, every_s=0.2)
+    until(over, 60 + events / 2_000, what=said, every_s=0.25)
     took_s = time.monotonic() - began_s
     feeding.join()
     assert crew.stop() == [0] * WORKERS
