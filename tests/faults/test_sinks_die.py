@@ -114,12 +114,12 @@ def run(
     # At random moments of the work, not of the clock: a machine that is busy has as many faults in as many events.
     faults = sorted((rng.uniform(0, 0.9), number) for number in range(kills + kills // 2))
     for share, number in faults:
-        until(
-            lambda share=share: rows() >= events * share,
-            60 + events / 2_000,
-            what=said,
-            every_s=events / 4_000_000,
-        )  # type: ignore[misc]
+        least = events * share
+
+        def so_many(least: float = least) -> bool:
+            return rows() >= least
+
+        until(so_many, 60 + events / 2_000, what=said, every_s=events / 4_000_000)
         if number < kills:
             crew.kill(rng)
         else:
