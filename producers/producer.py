@@ -220,6 +220,11 @@ class Producer:
         """Where it connects."""
         return self._connector
 
+    @property
+    def held(self) -> int:
+        """Events whose sending has not ended."""
+        return self._sender.held
+
     def stream_name(self, stream: str) -> str:
         """The stream's name on the server, with the namespace."""
         return self._namespace + stream

@@ -5,9 +5,11 @@ plain lines through the standard library's logger "millstream". limited() keeps 
 """
 
 import logging
+import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import MutableMapping
 from typing import Any, Protocol
 
@@ -56,6 +58,9 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logger.propagate = False
 
 
+_all_limited: "weakref.WeakSet[Limited]" = weakref.WeakSet()
+
+
 class Limited:
     """At most one line a second per cause; what was held back is counted in the next line's `held_back` field."""
 
@@ -63,6 +68,7 @@ class Limited:
         self._log = log
         self._lock = threading.Lock()
         self._causes: dict[str, tuple[float, int]] = {}
+        _all_limited.add(self)
 
     def warning(self, cause: str, event: str, **fields: Any) -> None:
         """Say it at WARNING, unless the same cause was said within the last second."""
@@ -76,3 +82,12 @@ class Limited:
         if held_back:
             fields["held_back"] = held_back
         self._log.warning(event, **fields)
+
+
+def _after_fork() -> None:
+    # A thread of the parent's may have held a lock just then: nobody would ever release it here.
+    for limited in list(_all_limited):
+        limited._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

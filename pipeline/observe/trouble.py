@@ -5,6 +5,7 @@ long as it lasts, and one when all who met it can work again. All members and pr
 cause is the server, not the group.
 """
 
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -92,6 +93,17 @@ class Trouble:
 
 _troubles: dict[str, Trouble] = {}
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    # A thread of the parent's may have held a lock just then: nobody would ever release it here.
+    global _lock
+    _lock = threading.Lock()
+    for trouble in _troubles.values():
+        trouble._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def trouble_with(server: str) -> Trouble:

@@ -9,14 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from structlog.contextvars import get_contextvars
+
 from pipeline.header import MAX_TIME_MS
 from pipeline.keys import StreamKeys
 from pipeline.options import LogOptions, log_options
 from producers.logs import once
-from producers.logs.line import DEFAULT_MASK, Taker, level_name, shown
+from producers.logs.line import Taker, level_name, shown
+from producers.logs.mask import DEFAULT_MASK, Pattern
 from producers.logs.shipper import shipper_for
 
-OURS = "millstream"
 NEVER_S = MAX_TIME_MS / 1_000
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -30,8 +32,9 @@ class LogHandler(logging.Handler):
     """Ships records: `logging.getLogger().addHandler(LogHandler("logs"))`.
 
     Each record becomes an event of type `log.<level>` with the message as `event`, `level`, `logger`, `where`, the
-    fields of `extra=` and the exception as a dict of type, message and traceback. Arguments as those of ship_logs();
-    level is the handler's own.
+    fields of `extra=`, what is bound to structlog's contextvars, and the exception as a dict of type, message and
+    traceback. Arguments as those of ship_logs(); level is the handler's own. `logging.config.dictConfig` takes it as
+    `{"class": "millstream.LogHandler", "stream": "logs", …}`.
 
     Raises:
         UsageError: a stream name or an option that cannot be accepted. Nothing is raised later.
@@ -44,19 +47,20 @@ class LogHandler(logging.Handler):
         url: str | None = None,
         level: int | str = logging.NOTSET,
         mask: Sequence[str] = DEFAULT_MASK,
+        mask_patterns: Sequence[Pattern] = (),
         namespace: str = "",
         options: LogOptions | None = None,
         **given: Any,
     ) -> None:
         super().__init__(level.upper() if isinstance(level, str) else level)
         StreamKeys(f"{namespace}:{stream}" if namespace else stream)
+        self._taker = Taker(mask, mask_patterns)
         self.shipper = shipper_for(stream, url, namespace, options or log_options(**given))
-        self._taker = Taker(mask)
         once.watch()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take the record; never waits for Redis, never raises because of it."""
-        if record.name.partition(".")[0] == OURS or (record.threadName or "").startswith(f"{OURS}-"):
+        if once.is_ours(record):
             return
         try:
             stream = self.shipper.stream
@@ -99,4 +103,6 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
                 fields.setdefault(name, value)
     if record.stack_info:
         fields["stack"] = record.stack_info
+    for name, value in get_contextvars().items():
+        fields.setdefault(name, value)
     return fields

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 
+OURS = "millstream"
 TOGETHER_S = 1.0
 """A record that comes later than this after structlog's line is another one."""
 
@@ -24,6 +25,11 @@ def watch() -> None:
     """There is a LogHandler from now on."""
     global watched
     watched = True
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether it is a record of Millstream's own loggers or threads: a line about lines that fail would never end."""
+    return record.name.partition(".")[0] == OURS or (record.threadName or "").startswith(f"{OURS}-")
 
 
 def shipped(record: logging.LogRecord, stream: str) -> bool:

@@ -14,7 +14,8 @@ from pipeline.keys import StreamKeys
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions, log_options
 from producers.logs import once
-from producers.logs.line import DEFAULT_MASK, METHOD_LEVELS, SMALL_BYTES, Taker, level_name, level_of
+from producers.logs.line import METHOD_LEVELS, SMALL_BYTES, Taker, level_name, level_number, level_of
+from producers.logs.mask import DEFAULT_MASK, Pattern
 from producers.logs.shipper import LogShipper, shipper_for
 
 _limited = Limited(get_logger("logs"))
@@ -23,10 +24,10 @@ _limited = Limited(get_logger("logs"))
 class ShipLogs:
     """What ship_logs() makes."""
 
-    def __init__(self, shipper: LogShipper, level: int, mask: Sequence[str]) -> None:
+    def __init__(self, shipper: LogShipper, level: int, taker: Taker) -> None:
         self.shipper = shipper
         self._level = level
-        self._taker = Taker(mask)
+        self._taker = taker
         self._all_open = self._taker.all_open
 
     def __call__(self, logger: Any, method_name: str, event_dict: Any) -> Any:
@@ -80,7 +81,7 @@ class ShipLogs:
         stream = self.shipper.stream
         if isinstance(event_dict, MutableMapping):
             record = event_dict.get("_record")
-            if record is not None and once.shipped(record, stream):
+            if record is not None and (once.is_ours(record) or once.shipped(record, stream)):
                 return
             fields = {
                 name: value
@@ -113,8 +114,9 @@ def ship_logs(
     stream: str,
     *,
     url: str | None = None,
-    level: str = "info",
+    level: int | str = "info",
     mask: Sequence[str] = DEFAULT_MASK,
+    mask_patterns: Sequence[Pattern] = (),
     namespace: str = "",
     options: LogOptions | None = None,
     **given: Any,
@@ -126,12 +128,16 @@ def ship_logs(
 
     Args:
         url: where the server is; without it MILLSTREAM_URL, then REDIS_URL. Looked at when the first line is logged.
-        level: lines below it are not shipped. mask: fields whose values are not shipped, at any depth.
+        level: lines below it are not shipped.
+        mask: fields whose values are not shipped, at any depth.
+        mask_patterns: regular expressions, or names of ready ones (assignment, bearer, card, email, jwt, url_password):
+            what they find in any text is not shipped; of one with a group, what the group holds.
         options: LogOptions; each may also be given by name (`queue_bytes="64MB"`, `gather="100ms"`).
 
     Raises:
         UsageError: a stream name or an option that cannot be accepted. Nothing is raised later.
     """
     StreamKeys(f"{namespace}:{stream}" if namespace else stream)
+    taker = Taker(mask, mask_patterns)
     shipper = shipper_for(stream, url, namespace, options or log_options(**given))
-    return ShipLogs(shipper, level_of(level), mask)
+    return ShipLogs(shipper, level_number(level), taker)

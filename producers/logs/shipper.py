@@ -12,21 +12,25 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pipeline.codec import encode_msgpack
 from pipeline.errors import BufferFull, ClosedError, EncodeError, EventTooLargeError, MillstreamError
 from pipeline.observe.log import Limited, get_logger
 from pipeline.options import LogOptions
 from pipeline.packed import PackedEvents
+from pipeline.server.scripts import script
 from producers import at_exit
-from producers.batch import Chunk
+from producers.batch import Chunk, Fate
 from producers.logs.line import SMALL_BYTES, Line, level_name
 from producers.logs.reentrant_event import ReentrantEvent
 from producers.logs.spool import Spool
 from producers.producer import Producer
+from producers.receipt import Ending
 from producers.spill.folder import SpillFolder, check_folder
 
 GRAVE = 40
@@ -44,12 +48,17 @@ GIVE_WAY_S = 0.000_05
 KEEP_TRYING = "6h"
 """How long a line is tried once it is on its way: an outage ends lines by their number, not by their age."""
 ROOM_MS = 200
+TELL_S = 1.0
+"""How often a line about dropped lines is shipped at most."""
+FULL = "more lines than fit in memory"
 AWAY_MS = 300
 """How long the end of the process waits for a server that takes nothing, where lines are safe in files."""
 PATIENCE_MS = 50
 """How long a pack waits for room before it is written to a file."""
 LEAVE_S = 2.0
 """How long it waits for the thread to write them there."""
+LOOK_S = 0.01
+"""How long the thread waits at least before it looks again how the last lines end."""
 ASKED_S = 0.005
 """How often the thread looks whether what a flush waits for is confirmed, where it has to look."""
 SEND_EVENTS, SEND_BYTES = 2_000, "4MB"
@@ -103,6 +112,8 @@ class LogShipper:
             dedupe_for="1d",
         )
         """Makes the producer once the first line comes; replaced before that, another is used, and closed."""
+        # Its first use imports a module, and a child that is forked while the thread does so has half of it for ever.
+        script("append")
         self._producer: Producer | None = None
         self.dropped = 0
         """Lines given up so far, because there was no room or no way to send them."""
@@ -132,6 +143,15 @@ class LogShipper:
         self._starting = False
         self._limited = Limited(_log)
         self._why = ""
+        """Why lines were dropped last."""
+        self._failed = 0
+        """Lines that failed in the producer, of those counted as dropped."""
+        self._telling: tuple[Ending, dict[str, Any]] | None = None
+        """The line that says it, while it is on its way."""
+        self._untold: dict[str, Any] = {}
+        """What is to be said in the stream about lines that were dropped."""
+        self._tell_s = 0.0
+        self._quiet_at = datetime.now(UTC)
         self._headers = {"host": socket.gethostname(), "pid": str(os.getpid())}
         self.spool = Spool(self.stream, self._folder, self.options, self.drop) if self._folder else None
         """The way by files, if there is to be one. Used by the thread, and by at_exit() once that has ended."""
@@ -161,6 +181,8 @@ class LogShipper:
         until_ms = time.monotonic() * 1_000 + timeout_ms
         if self._thread is None:
             return True
+        if self._closing:
+            return not self._held()
         self.settle()
         with self._lock:
             idle = self._asleep and not self._held()
@@ -187,6 +209,7 @@ class LogShipper:
         _shippers.pop(self._key, None)
         until_s = time.monotonic() + self.options.exit_ms / 1_000
         thread = self._thread
+        self._tell_s = 0.0
         if thread is not None and thread.is_alive():
             # What the server does not take in time has another place to be.
             away = self.spool is not None and self.spool.away
@@ -268,6 +291,7 @@ class LogShipper:
             for _ in range(moved):
                 lines.pop()
             self.dropped += moved
+            self._why = "the process ends"
             return
         self._bytes += sum(map(len, map(_body, islice(reversed(lines), moved)))) + moved * LINE_BYTES
         options = self.options
@@ -283,6 +307,7 @@ class LogShipper:
                 break
             self._bytes -= len(line[2]) + LINE_BYTES
             self.dropped += 1
+            self._why = FULL
 
     def _fit(self) -> None:
         """How many lines the intake may hold: so many small ones that the bounds hold for both together."""
@@ -324,6 +349,14 @@ class LogShipper:
     # The thread.
 
     def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001 - without the thread nothing would be shipped any more
+                self._limited.warning("thread", "shipping log lines failed, and goes on", error=repr(error))
+                time.sleep(POLL_S)
+
+    def _work(self) -> None:
         gather_s = self.options.gather_ms / 1_000
         due_s, seen = time.monotonic() + gather_s, -1
         while not self._closing:
@@ -344,14 +377,22 @@ class LogShipper:
             self._hurry.clear()
             asked = self._asked
             self._send()
+            producer = self._producer
+            # How lines on their way end is to be known and told before the next one comes.
+            busy = producer is not None and producer.held > 0
             self._report()
+            self._tell()
+            busy = busy or (producer is not None and bool(self._untold or self._telling))
             idle = spool is None or spool.idle
             if idle:
                 with self._sent:
                     self._answered = asked
                     self._sent.notify_all()
-            if idle and seen == self._taken:  # no line came since the last time
-                self._sleep()
+            if seen == self._taken:  # no line came since the last time
+                if idle and not busy:
+                    self._sleep()
+                else:
+                    self._hurry.wait(LOOK_S)
             seen = self._taken
             due_s = time.monotonic() + gather_s
 
@@ -394,26 +435,27 @@ class LogShipper:
                 self._report()
                 if self._closing or (until_s is not None and time.monotonic() > until_s):
                     producer.give_up(self.stream, list(entries), ClosedError("the process ends"))
-                    self.drop(sum(entry.events for entry in entries))
+                    given_up = sum(entry.events for entry in entries)
+                    self._failed += given_up
+                    self.drop(given_up, "the process ends")
                     return
             if not self.options.pack:  # a pack that is compressed gives the interpreter up by itself
                 time.sleep(GIVE_WAY_S)
 
-    def _add(self, producer: Producer, entry: Chunk) -> bool:
+    def _add(self, producer: Producer, entry: Chunk, *, block_ms: float = ROOM_MS) -> bool:
         try:
-            producer.add(self.stream, entry, block_ms=ROOM_MS)
+            producer.add(self.stream, entry, block_ms=block_ms)
         except (BufferFull, ClosedError):
             return False
         return True
 
     def _spool_some(self, spool: Spool, most: int) -> bool:
         """Give the spool some of the oldest lines, if it can take any."""
-        if spool.producer is None and self._producer is None:
+        if spool.producer is None:
             try:
-                self._produce()
+                spool.producer = self._producer or self._produce()
             except MillstreamError as error:  # no address, for one
                 self._limited.warning("start", "log lines cannot be shipped", error=str(error))
-            spool.producer = self._producer
         if not spool.ready():
             return False
         # While many wait in memory there is no time to wait for room.
@@ -456,14 +498,60 @@ class LogShipper:
 
     def _report(self) -> None:
         """Say how much was dropped, once a second at most."""
+        telling = self._telling
+        if telling is not None and telling[0].fate is not None:
+            self._telling = None
+            if telling[0].fate not in (Fate.CONFIRMED, Fate.NOT_REACHED):
+                # It was no line of the application's, and what it said is still to be said.
+                self._failed += 1
+                since = self._untold.get("dropped", 0)
+                self._untold = {**telling[1], **self._untold, "since": telling[1]["since"]}
+                self._untold["dropped"] = telling[1]["dropped"] + since
+        if self._producer is not None and self.spool is None:
+            counts = self._producer.counts
+            failed = counts["failed"] + counts["unknown"]
+            if failed > self._failed:
+                self.drop(failed - self._failed, "the server refused them")
+                self._failed = failed
         dropped = self.dropped
         if dropped > self._reported:
+            now = datetime.now(UTC)
+            if self._untold:
+                self._untold["dropped"] += dropped - self._reported
+            else:
+                self._untold = {"dropped": dropped - self._reported, "since": self._quiet_at}
+            self._untold |= {"until": now, "why": self._why}
             self._limited.warning(
                 "dropped",
                 "log lines dropped: the server does not take them",
                 dropped=dropped - self._reported,
+                why=self._why,
             )
             self._reported = dropped
+        else:
+            self._quiet_at = datetime.now(UTC)
+
+    def _tell(self) -> None:
+        """Ship a line that says how many were dropped, when and why, once the server takes lines again."""
+        producer = self._producer
+        now_s = time.monotonic()
+        if not self._untold or self._telling is not None or producer is None or now_s < self._tell_s:
+            return
+        said = {"event": "log lines dropped", "level": "warning", "logger": "millstream.logs", **self._untold}
+        line: Line = (30, time.time(), encode_msgpack(said))
+        if self.spool is not None:
+            if self.spool.away:
+                return
+            for record in self._made([line], self.spool.records):
+                self.spool.put(record)
+        else:
+            for entry in self._entries([line]):
+                entry.receipt._disregard()
+                self._telling = (entry.ending, self._untold)
+                if not self._add(producer, entry, block_ms=0):
+                    producer.give_up(self.stream, [entry], ClosedError("no room"))
+        self._untold = {}
+        self._tell_s = now_s + TELL_S
 
 
 @lru_cache(maxsize=256)

@@ -44,7 +44,8 @@ from pipeline.server.replies import info_fields, pairs, parse_entries, parse_rea
 from pipeline.text_codecs import decode_fields, decode_foreign, decode_json, encode_fields, encode_json
 from pipeline.units import duration_ms, size_bytes
 from pipeline.wire import decode_entry, encode_again, encode_entry, encode_packed
-from producers.logs.line import DEFAULT_MASK, MASKED, MAX_BODY_BYTES, Taker
+from producers.logs.line import MAX_BODY_BYTES, Taker
+from producers.logs.mask import DEFAULT_MASK, MASKED
 from producers.sources.lines import LineSplitter
 from producers.sources.parsers import PARSERS, parse_line
 from tests.fuzz.draw import Draw

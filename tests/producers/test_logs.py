@@ -2,6 +2,7 @@
 
 import io
 import logging
+import logging.config
 import os
 import signal
 import subprocess
@@ -25,7 +26,8 @@ from pipeline.errors import UsageError
 from pipeline.event import Event
 from pipeline.server.connect import Link
 from producers.logs import LogHandler, ShipLogs, ship_logs
-from producers.logs.line import Line, Taker
+from producers.logs.line import MAX_TEXT, Line, Taker, exception_of
+from producers.logs.mask import PATTERNS, PIECE, TextMask
 from producers.logs.shipper import ROOM_MS, SEND_EVENTS, SINGLES, end_all
 from tests.conftest import Server
 from tests.producers.reading import events
@@ -391,7 +393,7 @@ def script(text: str, *args: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own."""
     return subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(text), *args],
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
 
 
@@ -440,3 +442,294 @@ def test_the_end_of_the_process_is_not_held_up_by_a_missing_server(stream: str) 
     assert "log lines were not shipped" in done.stderr
     assert "unsent=10" in done.stderr
     assert time.monotonic() - began < 8
+
+
+CARD, BEARER = "4111 1111 1111 1111", "Bearer abc.def-ghi_jkl"
+
+
+def test_patterns_are_masked_wherever_they_stand(
+    server: Server, logger: logging.Logger, link: Link, stream: str
+) -> None:
+    """In messages, nested data, objects, bytes, notes, causes and tracebacks; from both sides, flat lines too."""
+    patterns = ["card", "bearer", r"key-(\d+)"]
+    given: dict[str, Any] = {"url": server.address.shown, "gather": 0, "mask_patterns": patterns}
+    ship = ship_logs(stream, **given)
+    logger.addHandler(LogHandler(stream, **given))
+    logger.propagate = False
+
+    class Shown:
+        def __repr__(self) -> str:
+            return f"<paid with {CARD}>"
+
+    def fail() -> None:
+        try:
+            raise KeyError(BEARER)
+        except KeyError as error:
+            error.add_note(f"tried with {CARD}")
+            raise ValueError(f"refused key-12345: {CARD}") from error
+
+    for _ in range(2):  # the second time all names are known
+        ship(None, "info", {"event": f"paid {CARD}", "level": "info", "logger": "a", "auth": BEARER, "n": 1})
+    ship(
+        None,
+        "info",
+        {"event": "x", "deep": {"a": [{"b": (CARD, Shown(), BEARER.encode())}]}, "key": "key-777"},
+    )
+    logger.info("paid %s with %s", "key-99", CARD, extra={"more": [BEARER]})
+    try:
+        fail()
+    except ValueError:
+        logger.exception("failed")
+        ship(None, "error", {"event": "failed", "exc_info": True})
+    found = shipped(link, stream, 6)
+    everything = repr([event.data for event in found])
+    for secret in ("4111", "abc.def", "12345", "777", "key-99"):
+        assert secret not in everything
+    assert (
+        found[0].data
+        == found[1].data
+        == {"event": "paid ***", "level": "info", "logger": "a", "auth": "Bearer ***", "n": 1}
+    )
+    assert found[2].data["key"] == "key-***"
+    assert found[4].data["exception"]["message"] == "refused key-***: ***"
+    assert found[4].data["exception"]["cause"]["notes"] == ["tried with ***"]
+    assert "ValueError: refused key-***: ***" in found[4].data["exception"]["traceback"]
+
+
+def test_what_is_masked_in_a_long_text_is_masked_where_pieces_end_and_where_it_is_cut() -> None:
+    """At every offset around the ends of the pieces; nothing else is changed."""
+    mask = TextMask(["card"])
+    for before in [*range(40), *range(PIECE - 45, PIECE + 25), *range(2 * PIECE - 300, 2 * PIECE + 5)]:
+        text = "x" * before + " " + CARD + " " + "y" * 3_000
+        assert mask(text) == "x" * before + " *** " + "y" * 3_000
+    taker = Taker((), ["card"])
+    for before in range(MAX_TEXT - 60, MAX_TEXT + 5):
+        body = data_of(taker.line({"event": "x" * before + " " + CARD + " and more"}, 20))["event"]
+        assert "1111" not in body
+        assert len(body) < MAX_TEXT + 100
+
+
+def test_a_pattern_that_cannot_be_is_refused_where_it_is_given() -> None:
+    """No expression, one that finds nothing's place, one that would hold up who logs."""
+    for given, said in (
+        ("[", "not a regular expression"),
+        ("a*", "holds nothing"),
+        ("(a+)+$", "bound its repeats"),
+        (r"(\w+\s?)*!", "bound its repeats"),
+        (b"x", "neither a text"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            ship_logs("logs", mask_patterns=[given])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="a list of patterns"):
+        ship_logs("logs", mask_patterns="card")
+    with pytest.raises(UsageError, match="a list of names"):
+        ship_logs("logs", mask="password")
+    with pytest.raises(UsageError, match="level='eror': a number, or one of debug, info"):
+        ship_logs("logs", level="eror")
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 40_000, "1" * 40_000, "a@" * 20_000, "a:" * 20_000, "Bearer " * 6_000]
+)
+def test_masking_a_long_text_takes_a_bounded_time(text: str) -> None:
+    """With all patterns that come along."""
+    taker = Taker((), list(PATTERNS))
+    began_s = time.thread_time()
+    taker.line({"event": text}, 20)
+    assert time.thread_time() - began_s < 0.5
+    began_s = time.thread_time()
+    taker.line({"event": [text] * 1_000}, 20)  # what would be too large to be sent is not looked at
+    assert time.thread_time() - began_s < 3
+
+
+def test_a_chain_of_exceptions_is_data() -> None:
+    """Cause, context, notes and the members of groups, each with type and message; endless chains end."""
+
+    def raised() -> BaseException:
+        try:
+            try:
+                raise OSError("disk")
+            except OSError as first:
+                first.add_note("while saving")
+                raise ValueError("order") from first
+        except ValueError as second:
+            try:
+                raise ExceptionGroup("several", [second, KeyError("k")])
+            except ExceptionGroup as group:
+                return group
+
+    said = exception_of(raised())
+    assert said is not None
+    assert (said["type"], said["message"]) == ("ExceptionGroup", "several (2 sub-exceptions)")
+    assert said["context"]["type"] == "ValueError"
+    order, key = said["exceptions"]
+    assert order["cause"] == {"type": "OSError", "message": "disk", "notes": ["while saving"]}
+    assert key == {"type": "KeyError", "message": "'k'"}
+    assert "while saving" in said["traceback"]
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert exception_of(one) is not None
+    quiet = ValueError("quiet")
+    quiet.__context__, quiet.__suppress_context__ = one, True
+    assert set(exception_of(quiet) or {}) == {"type", "message", "traceback"}
+
+
+def test_bound_context_comes_along(
+    handler: LogHandler, ship: ShipLogs, logger: logging.Logger, link: Link, stream: str
+) -> None:
+    """structlog's contextvars, also of lines of the standard library; what a line says itself goes first."""
+    with structlog.contextvars.bound_contextvars(request_id="r-7", logger="bound", token="secret"):
+        logger.info("plain", extra={"n": 1})
+        bound(ship, io.StringIO(), structlog.contextvars.merge_contextvars).info("bound", n=2)
+    logger.info("after")
+    plain, line, after = [event.data for event in shipped(link, stream, 3)]
+    assert (plain["request_id"], plain["logger"], plain["n"], plain["token"]) == (
+        "r-7",
+        logger.name,
+        1,
+        "***",
+    )
+    assert (line["request_id"], line["n"], line["token"]) == ("r-7", 2, "***")
+    assert "request_id" not in after
+
+
+def test_logging_is_set_up_by_a_dict(server: Server, link: Link, stream: str, tmp_path: Path) -> None:
+    """By the public name; options are keys, as a configuration file has them."""
+    name = f"app.dict.{stream}"
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {
+                "stream": {
+                    "class": "millstream.LogHandler", "level": "INFO", "stream": stream, "url": server.address.shown,
+                    "mask": ["pin"], "mask_patterns": ["card"], "spill": str(tmp_path / "spill"), "spill_bytes": "10MB",
+                    "gather": "10ms", "queue_bytes": "1MB",
+                }
+            },
+            "loggers": {name: {"handlers": ["stream"], "level": "DEBUG", "propagate": False}},
+        }
+    )  # fmt: skip
+    logger = logging.getLogger(name)
+    logger.debug("no")
+    logger.info("paid %s", CARD, extra={"pin": "1234"})
+    (event,) = shipped(link, stream, 1)
+    assert (event.data["event"], event.data["pin"]) == ("paid ***", "***")
+    (handler,) = logger.handlers
+    assert isinstance(handler, LogHandler)
+    assert handler.shipper.options.spill_bytes == 10_000_000
+    logger.removeHandler(handler)
+    handlers = {"stream": {"class": "millstream.LogHandler", "stream": "{"}}
+    with pytest.raises(ValueError, match="stream"):
+        logging.config.dictConfig({"version": 1, "handlers": handlers, "root": {"handlers": ["stream"]}})
+
+
+def test_our_own_lines_and_those_of_our_threads_never_come_back(
+    server: Server, link: Link, stream: str, tmp_path: Path
+) -> None:
+    """Everything at DEBUG through root, the client library's lines too, while the server goes and comes: it ends."""
+    root = logging.getLogger()
+    before = root.level
+    out = io.StringIO()
+    with Proxy(server.address) as proxy:
+        handler = LogHandler(stream, url=proxy.url, spill=tmp_path / "spill")
+        ship = ship_logs(stream, url=proxy.url, spill=tmp_path / "spill", level="debug")
+        printing = logging.StreamHandler(out)
+        printing.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                processors=[structlog.dev.ConsoleRenderer()], foreign_pre_chain=[ship]
+            )
+        )
+        root.setLevel(logging.DEBUG)
+        root.addHandler(handler)
+        root.addHandler(printing)
+        try:
+            proxy.refuse = True
+            root.debug("one")
+            until(lambda: "trouble with the server" in out.getvalue(), what="our own line is printed")
+            until(
+                lambda: handler.shipper.spool is not None and handler.shipper.spool.spilled,
+                what="it waits in a file",
+            )
+            root.info("two")
+            proxy.refuse = False
+            assert handler.shipper.flush(10_000)
+        finally:
+            root.setLevel(before)
+            root.removeHandler(handler)
+            root.removeHandler(printing)
+    lines = [event.data["event"] for event in events(link, stream) if event.data["logger"] == "root"]
+    assert lines == ["one", "two"]
+    assert not [event for event in events(link, stream) if event.data["logger"].startswith("millstream")]
+
+
+def test_lines_that_the_server_refuses_are_counted_as_dropped(
+    server: Server, link: Link, stream: str
+) -> None:
+    """Without a spill they have no other place."""
+    link.call("SET", stream, "mine")
+    ship = ship_logs(stream, url=server.address.shown, gather=0)
+    for number in range(10):
+        ship(None, "info", {"event": number})
+    until(lambda: ship.shipper.dropped == 10)
+    link.call("DEL", stream)
+    ship(None, "info", {"event": "again"})
+    until(lambda: len(events(link, stream)) == 2, what="the line, and what is said about those before")
+    said = next(event.data for event in events(link, stream) if event.data["event"] == "log lines dropped")
+    assert (said["dropped"], said["why"], said["level"]) == (10, "the server refused them", "warning")
+    assert said["since"] <= said["until"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spill", [False, True])
+def test_forked_workers_ship_their_own_lines(
+    spill: bool, server: Server, link: Link, stream: str, tmp_path: Path
+) -> None:
+    """As gunicorn with preload does it: set up and used before the forks; by os.fork and by multiprocessing."""
+    done = script(
+        """
+        import logging, multiprocessing, os, signal, sys
+        import structlog
+        from producers.logs import LogHandler, ship_logs
+        url, stream, spill = sys.argv[1:]
+        log = logging.getLogger("app")
+        log.setLevel("INFO")
+        log.addHandler(LogHandler(stream, url=url, spill=spill, exit="20s"))
+        ship = ship_logs(stream, url=url, spill=spill, exit="20s")
+        slog = structlog.wrap_logger(log, processors=[ship, structlog.processors.JSONRenderer()])
+        for number in range(500):
+            log.info("parent %d", number)
+
+        def work(name):
+            for number in range(300):
+                log.info("%s %d", name, number)
+                slog.info(f"{name} struct {number}")
+
+        pids = []
+        for name in ("a", "b"):
+            pid = os.fork()
+            if pid == 0:
+                work(name)
+                sys.exit()
+            pids.append(pid)
+        forking = multiprocessing.get_context("fork")
+        process = forking.Process(target=work, args=("c",))
+        process.start()
+        for pid in pids:
+            assert os.waitpid(pid, 0)[1] == 0
+        process.join()
+        assert process.exitcode == 0
+        log.info("parent 500")
+        """,
+        server.address.shown, stream, str(tmp_path / "spill") if spill else "",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [event.data["event"] for event in shipped(link, stream, 501 + 3 * 600)]
+    assert [line for line in found if line.startswith("parent")] == [
+        f"parent {number}" for number in range(501)
+    ]
+    for name in "abc":
+        mine = [line for line in found if line.startswith(f"{name} ")]
+        assert mine == [text for n in range(300) for text in (f"{name} {n}", f"{name} struct {n}")]
+    assert len({event.headers["pid"] for event in events(link, stream)}) == 4
+    assert not list(tmp_path.rglob("*.spill"))
