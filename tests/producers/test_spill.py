@@ -69,9 +69,9 @@ def test_lines_wait_in_files_and_come_in_order_before_newer_ones(
     pack: int, server: Server, link: Link, stream: str, folder: Path
 ) -> None:
     """Each once, under the ids they have in the files; afterwards the folder is empty, and lines go straight again."""
-    count = 20_000 if pack else 8_000
+    count = 20_000 if pack else 6_000
     with Proxy(server.address) as proxy:
-        ship = ship_logs(stream, url=proxy.url, spill=str(folder), pack=pack, queue_events=5_000)
+        ship = ship_logs(stream, url=proxy.url, spill=str(folder), pack=pack, queue_events=20_000)
         log(ship, 0, 100)
         until(lambda: len(numbers(link, stream)) == 100, what="the first lines are there")
         proxy.refuse = True
