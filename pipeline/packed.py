@@ -15,7 +15,7 @@ _new = Event.__new__
 
 
 class PackedEvents(Sequence[Event]):
-    """Events as columns: valid msgpack, valid texts, times in ms since 1970; nothing is checked again.
+    """Events as columns: valid msgpack, valid texts, times in ms since 1970 or None; nothing is checked again.
 
     They share the headers, so nobody may change them. None has a key or an id of its own.
     """
@@ -23,7 +23,11 @@ class PackedEvents(Sequence[Event]):
     __slots__ = ("bodies", "headers", "times_ms", "types")
 
     def __init__(
-        self, bodies: Sequence[bytes], types: Sequence[str], times_ms: Sequence[int], headers: dict[str, str]
+        self,
+        bodies: Sequence[bytes],
+        types: Sequence[str],
+        times_ms: Sequence[int | None],
+        headers: dict[str, str],
     ) -> None:
         self.bodies = bodies
         self.types = types

@@ -230,8 +230,10 @@ def encode_packed(
     Raises:
         EventTooLargeError: all together are beyond the limits.
     """
-    first_type, start_ms = events.types[0], events.times_ms[0]
-    since = [time_ms - start_ms for time_ms in events.times_ms]
+    first_type, start_ms, times_ms = events.types[0], events.times_ms[0], events.times_ms
+    if start_ms is None or None in times_ms:
+        return _packed_untimed(events, producer, first_number, limits)
+    since = [time_ms - start_ms for time_ms in times_ms]  # type: ignore[operator] # none is None
     ends = [_SMALL[ms] if 0 <= ms < 0x80 else pack(ms) for ms in since]
     if events.types.count(first_type) == len(ends):
         records = [b"\x92" + body + end for body, end in zip(events.bodies, ends, strict=True)]
@@ -243,6 +245,25 @@ def encode_packed(
     return _pack_fields(
         RECORDS, array_of(records), len(records), producer, first_number, first_type, "", start_ms,
         events.headers, True, limits,
+    )  # fmt: skip
+
+
+def _packed_untimed(events: PackedEvents, producer: str, first_number: int, limits: Limits) -> list[bytes]:
+    """encode_packed() where some or all have the entry's time, so that there is none to count from."""
+    first_type, bodies, kind = events.types[0], events.bodies, PACK
+    if events.types.count(first_type) < len(bodies) or events.times_ms.count(None) < len(bodies):
+        kind = RECORDS
+        bodies = [
+            b"\x91" + body
+            if time_ms is None and type_ == first_type
+            else b"\x92" + body + pack(time_ms)
+            if type_ == first_type
+            else b"\x93" + body + pack(time_ms) + pack(type_)
+            for body, time_ms, type_ in zip(bodies, events.times_ms, events.types, strict=True)
+        ]
+    return _pack_fields(
+        kind, array_of(bodies), len(bodies), producer, first_number, first_type, "", None, events.headers, True,
+        limits,
     )  # fmt: skip
 
 

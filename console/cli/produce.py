@@ -21,10 +21,12 @@ from pipeline.server.overview import named
 from pipeline.tables import OUTBOX
 from producers.producer import Producer
 from producers.sources.feed import PACK_EVENTS, LineOptions
-from producers.sources.parsers import parse_line, parser_named
+from producers.sources.parsers import PARSERS, parse_line, parser_named
 from producers.sources.records import RULES, RecordOptions, starting_with
+from producers.sources.times import time_auto, time_field
 
-PARSE = {"auto": "auto", "raw": "text", "json": "json", "logfmt": "logfmt"}
+PARSE = {"raw": "text"} | {name: name for name in PARSERS if name != "text"}
+AUTO, NO_TIME = "auto", "none"
 LINE_TYPE = "log"
 
 
@@ -64,7 +66,11 @@ LINE_TYPE = "log"
 )
 @click.option("--data", metavar="TEXT", help="Send one event with this data instead of lines.")
 @click.option("--parse", type=click.Choice(list(PARSE)), metavar="HOW", default="auto", show_default=True,
-              help="What a line is: json, logfmt, raw (text), or auto: whichever of them it looks like.")  # fmt: skip
+              help="What a line is: json, logfmt, access (of Apache or nginx: common or combined), nginx-error, syslog "
+                   "(RFC 5424 or 3164), raw (text), or auto: whichever of them it is for certain.")  # fmt: skip
+@click.option("--time", "time_of", metavar="FIELD", default=AUTO, show_default=True,
+              help="Where a line says when it happened: a field; auto: fields called time, timestamp, ts and the like, "
+                   "or the beginning of the text; none: it happens when it is sent.")  # fmt: skip
 @click.option("--multiline", type=click.Choice(sorted(RULES)), metavar="HOW",
               help="Several lines are one event: traceback (a message and the traceback behind it, of Python, Java "
                    "or .NET), or indent (indented lines go on).")  # fmt: skip
@@ -105,6 +111,7 @@ def verb(
     follow: bool,
     data: str | None,
     parse: str,
+    time_of: str,
     multiline: str | None,
     multiline_start: str | None,
     event_type: str | None,
@@ -146,6 +153,7 @@ def verb(
                 parser=parser_named(PARSE[parse]),
                 type=of(LINE_TYPE if event_type is None else event_type),
                 key=of(key),
+                time=None if time_of == NO_TIME else time_auto() if time_of == AUTO else time_field(time_of),
                 records=records,
             ),
             pack=PACK_EVENTS if pack else 0,

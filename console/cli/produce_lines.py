@@ -96,6 +96,7 @@ def say(session: Session, lines: Lines, fed: Fed, *, files: int = 1) -> None:
         for count, what in (
             (fed.unparsed, "as text, since they are not what --parse says"),
             (fed.cut, "cut, being too long"),
+            (fed.untimed, "with a time of their own that cannot be right, or none where --time says"),
         )
         if count
     ]
@@ -108,6 +109,7 @@ def say(session: Session, lines: Lines, fed: Fed, *, files: int = 1) -> None:
         failed=fed.failed,
         unparsed=fed.unparsed,
         cut=fed.cut,
+        untimed=fed.untimed,
         level=lines.confirm,
     )
     if fed.failed:

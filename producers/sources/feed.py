@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pipeline.backoff import RECONNECT
+from pipeline.codec import encode_each, encode_msgpack, pack
 from pipeline.errors import (
     AccessDeniedError,
     BufferFull,
@@ -29,6 +30,7 @@ from pipeline.errors import (
 from pipeline.event import Event
 from pipeline.keys import StreamKeys
 from pipeline.observe.log import Limited, get_logger
+from pipeline.packed import PackedEvents
 from pipeline.server.connect import Link
 from pipeline.server.replies import text
 from producers.batch import Chunk, Step
@@ -36,8 +38,11 @@ from producers.producer import Producer
 from producers.receipt import Receipt
 from producers.sources.parsers import Parser, parse_line, parse_text
 from producers.sources.records import RecordOptions
+from producers.sources.times import TimeOf, Untimed
 
 PACK_EVENTS = 100
+PACKED_BYTES = 65_536
+PACKED_TYPE = 200
 STOP_CHECK_S = 0.2
 Of = str | Callable[[Any], str]
 """One text for all lines, or what makes it from a line's data."""
@@ -58,6 +63,8 @@ class Fed:
     """Lines longer than max_line_bytes, of which the beginning was sent."""
     unparsed: int = 0
     """Lines sent as text because they were not what their parser expects, or held what no event can."""
+    untimed: int = 0
+    """Lines whose own time cannot be right, or is missing in the field that was to have it."""
     restarts: int = 0
     """How often the stored position had to be read again."""
 
@@ -76,12 +83,42 @@ class LineOptions:
     key: Of = ""
     source: str = ""
     """The events' `source` header: who wrote the lines."""
+    time: TimeOf | None = None
+    """When it happened, by its data; None: when it is appended. See times.py."""
     records: RecordOptions | None = None
     """Which lines are one event together; None: each is one."""
 
-    def event(self, line: bytes, full_bytes: int | None, fed: Fed) -> Event:
+    def packed(self, lines: Sequence[bytes], now_ms: int) -> PackedEvents | None:
+        """All these lines without an object for each event; None if one has a key, a header, or is large."""
+        type_, parser = self.type, self.parser
+        if self.key.__class__ is not str or self.key or not lines:
+            return None
+        try:
+            datas = [parser(line.decode()) for line in lines]
+            bodies = _bodies(datas)
+            if bodies is None or max(map(len, bodies)) > PACKED_BYTES:
+                return None
+            types = [type_] * len(datas) if isinstance(type_, str) else list(map(type_, datas))
+            time_of = self.time
+            times_ms: list[int | None] = (
+                [None] * len(datas) if time_of is None else [time_of(data, now_ms) for data in datas]
+            )
+        except ValueError:  # no UTF-8, not what the parser expects, a time that cannot be right
+            return None
+        if max(map(len, types)) > PACKED_TYPE:
+            return None
+        return PackedEvents(bodies, types, times_ms, {"source": self.source} if self.source else {})
+
+    def event(self, line: bytes, full_bytes: int | None, fed: Fed, now_ms: int) -> Event:
         """The event of one line; full_bytes if it was cut."""
         data, headers = parse_line(line, self.parser)
+        time_ms = None
+        if self.time is not None:
+            try:
+                time_ms = self.time(data, now_ms)
+            except Untimed as error:
+                fed.untimed += 1
+                headers = {**(headers or {}), "untimed": str(error)[:200]}
         if headers or full_bytes is not None:
             headers = dict(headers or {})
             fed.unparsed += "unparsed" in headers
@@ -94,6 +131,7 @@ class LineOptions:
             key=self.key if isinstance(self.key, str) else self.key(data),
             headers=headers,
             source=self.source,
+            time_ms=time_ms,
         )
 
 
@@ -188,11 +226,17 @@ class Feed:
 
         position gives the position behind the line with an index.
         """
-        made = [self._options.event(line, cut.get(index), self.fed) for index, line in enumerate(lines)]
+        now_ms = time.time_ns() // 1_000_000
+        chunks = None
+        if self._pack and not cut and (packed := self._options.packed(lines, now_ms)) is not None:
+            chunks = self._producer.entries(packed, pack=self._pack)
+        if chunks is None:
+            make = self._options.event
+            made = [make(line, cut.get(index), self.fed, now_ms) for index, line in enumerate(lines)]
+            chunks = self._chunks(made)
         self.fed.lines += len(lines)
         if cut:
             self._limited.warning("cut", "line is too long: its beginning was sent", bytes=max(cut.values()))
-        chunks = self._chunks(made)
         if chunks:
             receipt: Receipt = chunks[0].receipt
             receipt._disregard()  # looked at here, or read again from the stored position
@@ -291,7 +335,11 @@ class Feed:
             self.fed.unparsed += 1
             headers = {**event.headers, "unparsed": str(error)[:200]}
             return Event(
-                repr(event.data)[: 1 << 18], type=event.type[:200], key=event.key[:200], headers=headers
+                repr(event.data)[: 1 << 18],
+                type=event.type[:200],
+                key=event.key[:200],
+                headers=headers,
+                time_ms=event.known_time_ms,
             )
         return event
 
@@ -307,6 +355,16 @@ class Feed:
                     return False
             else:
                 return True
+
+
+def _bodies(datas: list[Any]) -> list[bytes] | None:
+    """The data of events as bytes; None if one cannot be sent as it is."""
+    try:
+        if set(map(type, datas)) == {str}:
+            return list(map(pack, datas))
+        return encode_each(datas) or list(map(encode_msgpack, datas))
+    except (EncodeError, TypeError):
+        return None
 
 
 def _raise_if_final(error: MillstreamError) -> None:

@@ -42,6 +42,7 @@ class LineSplitter:
         self._parts: list[bytes] = []
         self._size = 0
         self._kept = 0
+        self._zeros = 0
         self._in_hole = False
 
     @property
@@ -91,8 +92,14 @@ class LineSplitter:
 
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
-        if not self._kept and (self._in_hole or part.startswith(_HOLE)):
-            part, self._in_hole = part.lstrip(b"\0"), True
+        if part.startswith(b"\0") and self._kept == self._zeros:  # nothing but zeros until now
+            behind = part.lstrip(b"\0")
+            zeros = len(part) - len(behind)
+            if self._in_hole or self._zeros + zeros >= HOLE_BYTES:
+                part, self._in_hole = behind, True
+                self._parts, self._kept, self._zeros = [], 0, 0
+            elif not behind:
+                self._zeros += zeros
         room = self._max_line_bytes - self._kept
         if part and room > 0:
             self._parts.append(part[:room])
@@ -106,4 +113,4 @@ class LineSplitter:
             line = line[:-1]
         found.lines.append(line)
         found.ends.append(self.offset)
-        self._parts, self._size, self._kept, self._in_hole = [], 0, 0, False
+        self._parts, self._size, self._kept, self._zeros, self._in_hole = [], 0, 0, 0, False

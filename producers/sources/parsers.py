@@ -10,6 +10,13 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from pipeline.errors import UsageError
+from producers.sources.syslog_line import parse_syslog
+from producers.sources.weblogs import (
+    looks_like_access,
+    looks_like_nginx_error,
+    parse_access,
+    parse_nginx_error,
+)
 
 Parser: TypeAlias = Callable[[str], Any]
 """The data of a line; ValueError if the line is not of this kind."""
@@ -21,6 +28,13 @@ _TOKEN = re.compile(r'([\w.@/-]+)(?:=(?:"((?:[^"\\]|\\.)*)"|([^\s"]*)))?')
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
 _JSON_START = ("{", "[")
+_PRIORITY = re.compile(r"<\d{1,3}>(?:1 \S|[A-Z][a-z]{2} [ \d]\d |\d{4}-)")
+_TAG = r"[^\s:\[\]]{1,64}"
+_SYSLOG = re.compile(
+    rf"[A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d \S+ {_TAG}(?:\[\d+\])?: "
+    rf"|\d{{4}}-\d\d-\d\dT\S{{9,25}} \S+ (?:{_TAG}\[\d+\]|kernel): "
+)
+"""With a time as programs write it too, only a process id makes a tag certain."""
 
 
 def parse_text(line: str) -> str:
@@ -44,11 +58,23 @@ def parse_logfmt(line: str) -> dict[str, Any]:
 
 
 def parse_auto(line: str) -> Any:
-    """JSON objects and arrays, and lines of nothing but logfmt pairs, as data; everything else as text."""
+    """What can be told for certain as data; everything else as text.
+
+    That is JSON objects and arrays, lines of nothing but logfmt pairs, of access logs and nginx's error log, and of
+    syslog with a priority, or with a tag where they have none.
+    """
     start = line.lstrip()[:1]
     try:
         if start in _JSON_START:
             return parse_json(line)
+        if start == "<":
+            return parse_syslog(line) if _PRIORITY.match(line) else line
+        if '"' in line and looks_like_access(line):
+            return parse_access(line)
+        if looks_like_nginx_error(line):
+            return parse_nginx_error(line)
+        if _SYSLOG.match(line):
+            return parse_syslog(line)
         if "=" in line and _PAIRS.fullmatch(line):
             return _pairs(line)
     except ValueError:
@@ -61,11 +87,14 @@ PARSERS: dict[str, Parser] = {
     "text": parse_text,
     "json": parse_json,
     "logfmt": parse_logfmt,
+    "access": parse_access,
+    "nginx-error": parse_nginx_error,
+    "syslog": parse_syslog,
 }
 
 
 def parser_named(name: str) -> Parser:
-    """The parser that options and the command line call auto, text, json or logfmt.
+    """The parser that options and the command line call auto, text, json, logfmt, access, nginx-error or syslog.
 
     Raises:
         UsageError: no such parser.

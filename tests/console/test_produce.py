@@ -2,6 +2,7 @@
 
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ def shown(stream: str, url: str) -> list[dict[str, object]]:
     """The events of a stream."""
     rows: list[dict[str, object]] = here("tail", stream, "--since", "start", "-o", "ndjson", url=url).lines
     return rows
+
+
+def header(event: dict[str, object], name: str) -> object:
+    """A header of an event that tail shows."""
+    headers = event["headers"]
+    assert isinstance(headers, dict)
+    return headers.get(name)
 
 
 def data(stream: str, url: str) -> list[object]:
@@ -208,3 +216,57 @@ def test_without_a_server_nothing_is_read(stream: str, tmp_path: Path) -> None:
     ran = apart("produce", stream, url="redis://u:secret@127.0.0.1:1", stdin=b"x\n")
     assert (ran.code, ran.out) == (7, "")
     assert "secret" not in ran.err
+
+
+def test_the_time_of_a_line_is_that_of_its_event(stream: str, url: str, tmp_path: Path) -> None:
+    """Found by itself, in the field that is named, or not at all."""
+    log = tmp_path / "app.log"
+    log.write_text(
+        '{"time": "2026-11-01T12:00:00.250Z", "at": 1700000000}\n2026-11-01 12:00:00,250 text\nno time at all\n'
+    )
+    for option, expected in (
+        ((), ["2026-11-01T12:00:00.250", None, None]),
+        (("--time", "at"), ["2023-11-14T22:13:20", None, None]),
+        (("--time", "none"), [None, None, None]),
+    ):
+        name = f"{stream}-{len(option and option[1])}"
+        ran = here("produce", name, str(log), "--json", *option, url=url)
+        assert ran.json["untimed"] == (2 if option[-1:] == ("at",) else 0)
+        found = [str(event["time"]) for event in shown(name, url)]
+        assert [time.startswith(wanted) for time, wanted in zip(found, expected, strict=True) if wanted] == [
+            True for wanted in expected if wanted
+        ]
+        said = [header(event, "untimed") for event in shown(name, url)][1:]
+        assert said == (["there is no field 'at'"] * 2 if option[-1:] == ("at",) else [None, None])
+
+
+def test_a_clock_that_cannot_be_right_stops_nothing(stream: str, url: str, tmp_path: Path) -> None:
+    """From 1970 or 2100: the event has the time at which it was sent, what the line says is kept, and counted."""
+    log = tmp_path / "app.log"
+    times = ["1970-01-01T00:00:07Z", "2100-01-01T00:00:00Z", "2026-11-01T12:00:00Z"]
+    log.write_text("".join(f'{{"time": "{time}", "n": {n}}}\n' for n, time in enumerate(times)))
+    ran = here("produce", stream, str(log), url=url)
+    assert ran.out == (
+        f"3 lines sent to {stream} (2 with a time of their own that cannot be right, or none where --time says)\n"
+    )
+    found = shown(stream, url)
+    assert [event["data"]["time"] for event in found] == times  # type: ignore[index]
+    assert [header(event, "untimed") for event in found] == [
+        "1970-01-01T00:00:07+00:00 lies before 2000", "2100-01-01T00:00:00+00:00 lies more than a day ahead", None,
+    ]  # fmt: skip
+    entry_ms = int(str(found[0]["entry_id"]).split("-")[0])
+    sent = datetime.fromtimestamp(entry_ms / 1_000, UTC).isoformat()[:19]
+    assert [str(event["time"])[:19] for event in found] == [sent, sent, "2026-11-01T12:00:00"]
+
+
+def test_lines_of_servers_become_data(stream: str, url: str) -> None:
+    """Syslog, access logs and nginx's errors, by name or by themselves; what is none is text, and counted."""
+    lines = (
+        b"<34>1 2026-11-01T02:28:19Z web-1 su - ID47 - 'su root' failed\n"
+        b'10.0.0.7 - - [01/Nov/2026:02:28:19 +0000] "GET / HTTP/1.1" 200 12 "-" "curl"\n'
+        b"2026/11/01 02:28:19 [error] 1#1: oops\n"
+    )
+    assert apart("produce", stream, "--type", "{app}{method}{level}", url=url, stdin=lines).code == 0
+    assert [event["type"] for event in shown(stream, url)] == ["sucritical", "GET", "error"]
+    ran = apart("produce", stream, "--parse", "access", "--json", url=url, stdin=lines)
+    assert ran.json["unparsed"] == 2

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from producers.sources.lines import LineSplitter
+from producers.sources.lines import Lines, LineSplitter
 from producers.sources.parsers import (
+    PARSERS,
     parse_auto,
     parse_json,
     parse_line,
@@ -87,7 +88,7 @@ def test_logfmt_takes_names_without_values() -> None:
 @given(st.binary(max_size=200))
 def test_no_line_is_an_error(line: bytes) -> None:
     """Whatever the parser expects: it is text then, and a header says why."""
-    for parser in (parse_auto, parse_json, parse_logfmt, parse_text):
+    for parser in PARSERS.values():
         data, headers = parse_line(line, parser)
         assert data is not None or line.strip() == b"null"
         assert headers is None or set(headers) <= {"decoded", "unparsed"}
@@ -96,6 +97,18 @@ def test_no_line_is_an_error(line: bytes) -> None:
 def test_bytes_that_are_no_utf_8_are_kept_as_escapes() -> None:
     """Nothing of them is lost, and the header says so."""
     assert parse_line(b"caf\xe9 \x00", parse_text) == ("caf\\xe9 \x00", {"decoded": "backslashreplace"})
+
+
+def test_a_hole_before_a_line_takes_none_of_its_room() -> None:
+    """As in a file that was truncated beneath a writer that does not append: the line is there, and said to be cut."""
+    for step in (1_000, 10_000, 1 << 20):
+        text = b"a\n" + bytes(500_000) + b"behind the hole\nb\n" + bytes(6_000) + b"c\n\0d\n"
+        splitter, found = LineSplitter(max_line_bytes=8_000), Lines()
+        for start in range(0, len(text), step):
+            found.extend(splitter.feed(text[start : start + step]))
+        whole = [b"a", b"behind the hole", b"b", b"c", b"\0d"]
+        assert found.lines == whole
+        assert found.cut == {1: 500_015, 3: 6_001}
 
 
 def test_json_nested_too_deep_is_text() -> None:
