@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import click
 
-from console.cli import produce_lines, produce_outbox
+from console.cli import produce_journal, produce_lines, produce_outbox
 from console.cli.exit_codes import OK
 from console.cli.kinds import STREAM, TABLE
 from console.cli.produce_lines import STDIN, Lines
@@ -21,9 +21,10 @@ from pipeline.server.overview import named
 from pipeline.tables import OUTBOX
 from producers.producer import Producer
 from producers.sources.feed import PACK_EVENTS, LineOptions
+from producers.sources.journal import JournalOptions, journal_time
 from producers.sources.parsers import PARSERS, parse_line, parser_named
 from producers.sources.records import RULES, RecordOptions, starting_with
-from producers.sources.times import time_auto, time_field
+from producers.sources.times import TimeOf, time_auto, time_field
 
 PARSE = {"raw": "text"} | {name: name for name in PARSERS if name != "text"}
 AUTO, NO_TIME = "auto", "none"
@@ -46,6 +47,10 @@ LINE_TYPE = "log"
         ),
         ("millstream produce logs 'app.log.*.gz'", "compressed ones (gz, zst, bz2, xz), one after the other"),
         ("millstream produce logs --type '{level}' --key '{user}' < app.jsonl", "type and key from fields"),
+        (
+            "millstream produce logs --journal --follow --unit nginx.service --type '{_SYSTEMD_UNIT}'",
+            "systemd's journal",
+        ),
         (
             """millstream produce orders --data '{"id": 7}' --type order.placed --key customer-7""",
             "one event",
@@ -93,6 +98,18 @@ LINE_TYPE = "log"
 @click.option("--source", metavar="NAME", default="",
               help="Following: the name the position is kept under, if not that of host and file; of several "
                    "files each has its path behind it.")  # fmt: skip
+@click.option(
+    "--journal",
+    is_flag=True,
+    help="Send the entries of systemd's journal that were not sent yet; with --follow those to come, too.",
+)
+@click.option("--unit", "units", metavar="UNIT", multiple=True,
+              help="Of the journal only this unit's entries; may be given several times.")  # fmt: skip
+@click.option("--since", metavar="TIME", default="",
+              help="Of the journal for the first time: from here on, as journalctl takes it.")  # fmt: skip
+@click.option(
+    "--journal-dir", metavar="FOLDER", default="", help="The journal in this folder, not this machine's own."
+)
 @click.option("--outbox", metavar="URL", default="",
               help="Relay the rows of an outbox table in PostgreSQL (postgresql://…) instead of lines.")  # fmt: skip
 @click.option(
@@ -120,6 +137,10 @@ def verb(
     confirm: str,
     from_end: bool,
     source: str,
+    journal: bool,
+    units: tuple[str, ...],
+    since: str,
+    journal_dir: str,
     outbox: str,
     table: str,
 ) -> int:
@@ -129,10 +150,17 @@ def verb(
     whenever this is killed: the position stands on the server beside the stream, written in the step that appends.
     The header source says which file a line is from. docs/files.md has all about rotation and patterns.
 
+    With --journal, each entry of systemd's journal is sent once: the journal's cursor is the position.
+
     With --outbox, the committed rows of a table are sent instead, each once, and deleted once they are confirmed; with
     --follow also those still to come. `millstream postgres create` makes the table.
     """
-    _check(files, data, follow, from_end, source, outbox)
+    if journal:
+        _check_journal(files, data, outbox, multiline or multiline_start, parse)
+    elif units or since or journal_dir:
+        raise UsageError("--unit, --since and --journal-dir are for --journal")
+    else:
+        _check(files, data, follow, from_end, source, outbox)
     records = _records(multiline, multiline_start)
     # Before anything is read: a pipe cannot be read twice.
     session.link("produce").close()
@@ -153,13 +181,18 @@ def verb(
                 parser=parser_named(PARSE[parse]),
                 type=of(LINE_TYPE if event_type is None else event_type),
                 key=of(key),
-                time=None if time_of == NO_TIME else time_auto() if time_of == AUTO else time_field(time_of),
+                time=_time(time_of, journal),
                 records=records,
             ),
             pack=PACK_EVENTS if pack else 0,
             confirm=confirm,
             stop=stop,
         )
+        if journal:
+            return produce_journal.send_journal(
+                session, producer, lines, JournalOptions(units=units, since=since, folder=journal_dir),
+                follow=follow, from_end=from_end, source=source,
+            )  # fmt: skip
         if not files or files == (STDIN,):
             return produce_lines.send_input(session, producer, lines)
         if follow:
@@ -198,6 +231,29 @@ def _check(
         raise UsageError(
             "nothing to send: name a FILE, pipe lines in, or give --data (- reads what you type)"
         )
+
+
+def _check_journal(
+    files: Sequence[str], data: str | None, outbox: str, multiline: str | None, parse: str
+) -> None:
+    """Refuse what cannot be meant together with the journal."""
+    if files or data is not None or outbox:
+        raise UsageError(
+            "--journal sends the entries of the journal: give no FILE, --data or --outbox beside it"
+        )
+    if multiline or parse != AUTO:
+        raise UsageError(
+            "--parse and --multiline are for lines: entries of the journal have fields, and are whole"
+        )
+
+
+def _time(field: str, journal: bool) -> TimeOf | None:
+    """Where an event's time comes from."""
+    if field == NO_TIME:
+        return None
+    if field != AUTO:
+        return time_field(field)
+    return journal_time if journal else time_auto()
 
 
 def _records(multiline: str | None, start: str | None) -> RecordOptions | None:

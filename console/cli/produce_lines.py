@@ -89,7 +89,7 @@ def follow(
     return OK
 
 
-def say(session: Session, lines: Lines, fed: Fed, *, files: int = 1) -> None:
+def say(session: Session, lines: Lines, fed: Fed, *, files: int = 1, what: str = "line") -> None:
     """One line with the counts; an error if lines are not in the stream that cannot be read again."""
     odd = [
         f"{count:,} {what}"
@@ -101,7 +101,7 @@ def say(session: Session, lines: Lines, fed: Fed, *, files: int = 1) -> None:
         if count
     ]
     session.out.done(
-        f"{counted(fed.confirmed, 'line')} sent to {lines.stream}"
+        f"{counted(fed.confirmed, what)} sent to {lines.stream}"
         + (f" from {files:,} files" if files != 1 else "")
         + (f" ({'; '.join(odd)})" if odd else ""),
         stream=lines.stream,
@@ -113,4 +113,4 @@ def say(session: Session, lines: Lines, fed: Fed, *, files: int = 1) -> None:
         level=lines.confirm,
     )
     if fed.failed:
-        raise SendError(f"not in stream {lines.stream!r}: {counted(fed.failed, 'line')}")
+        raise SendError(f"not in stream {lines.stream!r}: {counted(fed.failed, what)}")

@@ -12,7 +12,7 @@ import select
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from pipeline.errors import ClosedError, UsageError
 from pipeline.observe.log import get_logger
@@ -133,7 +133,7 @@ def send_lines(
             feed.put(few, {i - start: n for i, n in found.cut.items() if 0 <= i - start < len(few)})
 
     try:
-        for block in _blocks(lines, stop):
+        for block in blocks(lines, stop):
             found = splitter.feed(block)
             if records is not None:
                 found = records.feed(found, now_ms())
@@ -171,8 +171,8 @@ def _pump(source: Source, stop: threading.Event, report: Report, exit_s: float) 
         )
 
 
-def _blocks(lines: BinaryIO, stop: threading.Event) -> Iterator[bytes]:
-    """What there is to read, as soon as it is there; now and then nothing."""
+def blocks(lines: IO[bytes], stop: threading.Event, idle_s: float = PROGRESS_S) -> Iterator[bytes]:
+    """What there is to read, as soon as it is there; nothing every idle_s without."""
     try:
         descriptor: int | None = lines.fileno()
     except (OSError, io.UnsupportedOperation, AttributeError):
@@ -181,7 +181,7 @@ def _blocks(lines: BinaryIO, stop: threading.Event) -> Iterator[bytes]:
     if descriptor is not None:
         poll.register(descriptor, select.POLLIN)
     while not stop.is_set():
-        if descriptor is not None and not poll.poll(PROGRESS_S * 1_000):
+        if descriptor is not None and not poll.poll(idle_s * 1_000):
             yield b""
             continue
         try:

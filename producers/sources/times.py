@@ -145,14 +145,14 @@ def time_auto(offset: Offset = local_offset) -> TimeOf:
     def of(data: Any, now_ms: int) -> int | None:
         if data.__class__ is str:
             text = data[:_TEXT_LOOKED_AT].lstrip("[<( ")
-            return _plausible(times.of_text(text, now_ms), now_ms) if text[:1].isalnum() else None
+            return plausible(times.of_text(text, now_ms), now_ms) if text[:1].isalnum() else None
         if isinstance(data, Mapping):
             for name in FIELDS:
                 value = data.get(name)
                 if value.__class__ in (int, float) and value < _LEAST_NUMBER and name not in _CERTAIN:
                     continue
                 if value is not None and (found := times.of_value(value, now_ms)) is not None:
-                    return _plausible(found, now_ms)
+                    return plausible(found, now_ms)
         return None
 
     return of
@@ -174,12 +174,17 @@ def time_field(name: str, offset: Offset = local_offset) -> TimeOf:
         found = times.of_value(value, now_ms)
         if found is None:
             raise Untimed(f"{str(value)[:60]!r} is no time")
-        return _plausible(found, now_ms)
+        return plausible(found, now_ms)
 
     return of
 
 
-def _plausible(time_ms: int | None, now_ms: int) -> int | None:
+def plausible(time_ms: int | None, now_ms: int) -> int | None:
+    """The time itself.
+
+    Raises:
+        Untimed: nothing was logged then.
+    """
     if time_ms is None or EARLIEST_MS <= time_ms <= now_ms + AHEAD_MS:
         return time_ms
     what = "lies before 2000" if time_ms < EARLIEST_MS else "lies more than a day ahead"

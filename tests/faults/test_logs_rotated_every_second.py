@@ -96,7 +96,7 @@ def copytruncate(writer: Writer) -> None:
     os.truncate(writer.path, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("rotate", [rename, create, copytruncate])
 def test_a_log_rotated_every_second_whose_follower_is_killed(

@@ -104,7 +104,8 @@ def test_a_record_read_in_part_is_found_in_the_copy_or_the_compressed_file(
         until(lambda: datas(link, stream) == whole)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
+@pytest.mark.timeout(300)
 def test_killed_at_any_instant_no_record_is_torn(stream: str, url: str, link: Link, tmp_path: Path) -> None:
     """Records of 3 to 40 lines, written in pieces; the follower is killed, and the file rotated."""
     rng = random.Random(7)
