@@ -196,11 +196,16 @@ class ThreadExecutor:
             count += 1
             now_s = monotonic()
             if now_s - mark_s > WAKE_S:
-                self._mean_s = (now_s - mark_s) / count
+                self._note((now_s - mark_s) / count)
                 mark_s, count = now_s, 0
                 self._wake()
         if count:
-            self._mean_s = (now_s - mark_s) / count
+            self._note((now_s - mark_s) / count)
+
+    def _note(self, mean_s: float) -> None:
+        """Note how long handlers took just now. One that took long, once, is not yet a slow one."""
+        before_s = self._mean_s
+        self._mean_s = mean_s if mean_s < before_s else before_s + (mean_s - before_s) / 4
 
     def _work_in_batches(self, seat: _Seat) -> None:
         spec, slot, woken_s = self._spec, seat.slot, 0.0

@@ -78,9 +78,9 @@ class Exchange:
         return self._link is not None
 
     @property
-    def in_flight(self) -> bool:
-        """Whether answers are awaited."""
-        return bool(self._flights)
+    def in_flight(self) -> int:
+        """How many answers are awaited; with a level, of how many requests."""
+        return len(self._flights)
 
     @property
     def answer_by_ms(self) -> float:
@@ -148,6 +148,10 @@ class Exchange:
         """Whether the next answer, or the end of the connection, is there within the time; `wake` ends the wait."""
         wait_ms = LONGEST_SLEEP_MS if timeout_ms is None else int(max(timeout_ms, 0)) + 1
         return self._open().ready(wait_ms, wake=wake)
+
+    def ended(self, timeout_ms: float, wake: int) -> bool:
+        """Whether the connection ends within the time, whatever answers come; `wake` ends the wait."""
+        return self._open().ended(int(timeout_ms), wake=wake)
 
     def read(self) -> tuple[list[Answered], NotConnectedError | None]:
         """The answers to what was written first, and all others that came with them; if the connection broke, that.

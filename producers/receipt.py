@@ -8,9 +8,10 @@ on_error and for close().
 import asyncio
 import threading
 import time
+import weakref
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeAlias
 
 from pipeline.errors import MillstreamError, NotConfirmed, SendError, SendUnknownError
@@ -67,6 +68,14 @@ class Failures:
         self.unread = 0
         """Failed receipts not looked at: those thrown away, and those still held by somebody."""
         self.first: SendError | None = None
+        self.waited: weakref.WeakMethod[Callable[[], None]] | None = None
+        """To be called when somebody begins to wait for an end: of the sender, which a receipt does not keep."""
+
+    def attend(self) -> None:
+        """Somebody waits for an end. Not with the lock held: the sender's comes first."""
+        call = self.waited and self.waited()
+        if call is not None:
+            call()
 
 
 class _Unread:
@@ -178,7 +187,8 @@ class Ending:
             if self.waiters is None:
                 self.waiters = []
             self.waiters.append(waiter)
-            return True
+        self.failures.attend()
+        return True
 
 
 class Awaited(Ending):
@@ -193,9 +203,12 @@ class Awaited(Ending):
     def add_waiter(self, waiter: "threading.Event | _Future", receipt: "Receipt") -> bool:
         """Wait for the ending that the receipt is to get; False if it has got one, and that has ended."""
         with self.failures.lock:
-            if receipt._ending is self:
+            waits = receipt._ending is self
+            if waits:
                 self._waiting.append((waiter, receipt))
-                return True
+        if waits:
+            self.failures.attend()
+            return True
         return receipt._ending.add_waiter(waiter, receipt)
 
     def hand_over(self) -> None:

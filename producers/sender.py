@@ -7,6 +7,7 @@ connection everything unconfirmed is sent again under its old numbers, which the
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,6 +44,20 @@ LOOKS = 10
 """So often within the send timeout the thread looks whether something came: what did is taken to have come just behind
 the look before, as whoever sends notes no time. So a send has at least nine tenths of its timeout."""
 
+NAP_MS = 10
+"""While single events come one by one and nobody waits for their ends, answers are read so often, and not as they come:
+the thread would wake just when whoever reads the event in this process needs the interpreter."""
+QUIET_MS = 0.4
+"""So long after an event was written its answer is there, and it has reached its reader, as a rule."""
+LOOK_MS = 0.3
+"""So long it takes about to read answers and settle what they end. What is sent meanwhile waits."""
+MOST_UNREAD = 12
+"""So many answers may be unread in a nap; fewer than MAX_UNCONFIRMED, as one that sends from another thread may come."""
+ATTENTIVE_MS = 1_000
+"""So long after somebody waited for an end there are no naps."""
+ROOMY_EVENTS, ROOMY_BYTES = 1_000, 16 * DIRECT_BYTES
+"""In a smaller buffer what is unread would be missed."""
+
 _NO_OLDER = (
     "dropped: all older events are on their way, so none of them could make room (when_full=drop_oldest)"
 )
@@ -53,6 +68,18 @@ _log = get_logger("producer")
 def now_ms() -> float:
     """The steady clock, in ms."""
     return time.monotonic() * 1_000
+
+
+def before_look_ms(since_ms: float, apart_ms: float) -> float:
+    """How long to put off a look for answers, so that it falls between two events and not on the way of one.
+
+    since_ms: how long ago the last was written. apart_ms: how long before that the one before it was.
+    """
+    if since_ms < QUIET_MS:
+        return QUIET_MS - since_ms
+    if since_ms < apart_ms < min(since_ms + LOOK_MS, NAP_MS):
+        return apart_ms - since_ms + QUIET_MS
+    return 0.0
 
 
 class Sender:
@@ -100,6 +127,20 @@ class Sender:
         self._starting = False
         self._waker = Waker()
         self._asleep = False
+        self._napping = False
+        """While asleep: nobody looks for answers."""
+        options = self.options
+        self._may_nap = (
+            self._gathers
+            and not self.level.waits
+            and options.buffer_events >= ROOMY_EVENTS
+            and options.buffer_bytes >= ROOMY_BYTES
+        )
+        self._written_ms = self._waited_ms = float("-inf")
+        """When an event was last written by the thread that sent it; when somebody last waited for an end."""
+        self._apart_ms = 0.0
+        """How long before that another one was."""
+        self.failures.waited = weakref.WeakMethod(self._attend)
         self._inside = False
         """A send is under way in the thread that holds the lock: another one of it comes from a signal handler."""
         self._closing = False
@@ -227,13 +268,20 @@ class Sender:
     def _idle(self) -> bool:
         """Nothing waits, and nothing is on its way: what is sent now can be written at once."""
         exchange = self._exchange
-        return (
-            self._asleep
-            and not self.intake.entries
-            and not self.outbox.events
-            and exchange.connected
-            and not exchange.in_flight
-        )
+        if not self._asleep or self.intake.entries or not exchange.connected:
+            return False
+        return self._unwatched() if exchange.in_flight else not self.outbox.events
+
+    def _unwatched(self) -> bool:
+        """What is on its way counts as answered, as nobody looks; up to a number. With the lock held."""
+        return self._napping and self._exchange.in_flight < MOST_UNREAD
+
+    def _attend(self) -> None:
+        """Somebody waits for an end, or for room: answers are read as they come, for a while."""
+        with self._lock:
+            self._waited_ms = now_ms()
+            if self._napping:
+                self._waker.wake()
 
     def _has_room(self, events: int, size_bytes: int) -> bool:
         """Whether so much more may be held. What is larger than the whole buffer fits when nothing else is held."""
@@ -249,7 +297,9 @@ class Sender:
         """Wake the thread for what lies in the intake, if that is due or makes a whole batch. With the lock held."""
         self._start_once()
         intake = self.intake
-        if self._exchange.in_flight:
+        if self._napping:
+            due = True
+        elif self._exchange.in_flight:
             due = intake.events >= intake.batch and not self.level.waits
         if due and self._asleep:
             self._waker.wake()
@@ -265,7 +315,7 @@ class Sender:
             self._closing
             or not self._gathers
             or not exchange.connected
-            or (self._asleep and not exchange.in_flight)
+            or (self._asleep and (self._napping or not exchange.in_flight))
         ):
             intake.room = 0
             return
@@ -313,6 +363,7 @@ class Sender:
         """Call it, once, from the sender's thread, as soon as something has left the buffer."""
         with self._lock:
             self._room_calls.append(call)
+            self._attend()
 
     def flush(self, timeout_ms: float | None) -> bool:
         """Wait until all that is held now has ended; whether it has within the time."""
@@ -329,6 +380,7 @@ class Sender:
 
         with self._lock:
             taken = self.intake.taken + self.intake.events
+            self._attend()
             while not ended():
                 rest_ms = None if until_ms is None else until_ms - now_ms()
                 if rest_ms is not None and rest_ms <= 0:
@@ -407,6 +459,7 @@ class Sender:
                 continue
             rest_ms = until_ms - now_ms()
             if policy == "block" and rest_ms > 0:
+                self._attend()
                 self._inside = False  # while it waits, others hold the lock
                 self._changed.wait(rest_ms / 1_000)
                 self._inside = True
@@ -427,8 +480,8 @@ class Sender:
             return
         # A stream that had something waiting is being held, or gathers until an answer comes.
         exchange = self._exchange
-        if exchange.in_flight:
-            due = batches.full and not was_full
+        if exchange.in_flight and not self._unwatched():
+            due = self._napping or (batches.full and not was_full)
         else:
             due = not had
             if due and exchange.connected and size_bytes <= DIRECT_BYTES:
@@ -437,6 +490,7 @@ class Sender:
                     taken = self.outbox.take(now)
                     if taken:
                         exchange.write(taken, now)
+                        self._apart_ms, self._written_ms = now - self._written_ms, now
                         due = exchange.unsent  # the thread has to see to the rest
                 except NotConnectedError:
                     pass  # the thread finds the same, and sends again what the outbox has
@@ -617,10 +671,14 @@ class Sender:
                 return
             due_ms = self.outbox.due_ms(now) if connected else self.outbox.deadline_ms()
             self._asleep = True
+            self._napping = napping = connected and self._lulled(now)
             self._fit()
             if self.intake.entries:  # put there just before it had no room
-                self._asleep = False
+                self._asleep = self._napping = False
                 return
+        if napping:
+            self._nap()
+            return
         times = [time_ms for time_ms in (until_ms, due_ms) if time_ms is not None]
         if self._closing:
             times.append(self._give_up_ms)
@@ -639,9 +697,27 @@ class Sender:
             # Nothing was asked, so this is the connection's end: noticed now, not by the next send.
             self._exchange.disconnect()
 
+    def _lulled(self, now: float) -> bool:
+        """Single events come one by one, and nobody waits for their ends. With the lock held."""
+        return (
+            self._may_nap
+            and now - self._written_ms < NAP_MS
+            and now - self._waited_ms > ATTENTIVE_MS
+            and not (self.outbox.events or self._room_calls or self._closing)
+        )
+
+    def _nap(self) -> None:
+        """Leave answers unread for a while, unless somebody asks for them."""
+        ended = self._exchange.ended(NAP_MS, self._waker.read_end)
+        if self._exchange.in_flight:
+            self._waker.pause(before_look_ms(now_ms() - self._written_ms, self._apart_ms) / 1_000)
+        self._awake()
+        if ended and not self._exchange.in_flight:
+            self._exchange.disconnect()
+
     def _awake(self) -> None:
         with self._lock:  # not while another thread writes because this one sleeps
-            self._asleep = False
+            self._asleep = self._napping = False
             self._fit()
         self._waker.clear()
 

@@ -6,6 +6,10 @@ Not locked: its owner calls wake() and close() under one lock, as a closed pipe'
 import contextlib
 import os
 import select
+import time
+
+FD_SETSIZE = 1_024
+"""Files numbered below this can be waited for with select()."""
 
 
 class Waker:
@@ -34,6 +38,13 @@ class Waker:
         poll = select.poll()
         poll.register(self.read_end, select.POLLIN)
         poll.poll(timeout_ms)
+
+    def pause(self, seconds: float) -> None:
+        """Wait until woken, at most so long: less than the milliseconds that poll counts in."""
+        if self.read_end < FD_SETSIZE:
+            select.select([self.read_end], [], [], seconds)
+        else:
+            time.sleep(seconds)
 
     def clear(self) -> None:
         """Forget what woke it."""

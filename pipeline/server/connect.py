@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -37,11 +38,14 @@ LOADS = 3
 """So often a script is loaded before it runs: somebody may have the server forget it in between."""
 READ_BYTES = 1 << 18
 """Bytes asked of the socket at a time: a reply of 1,000 entries takes a few reads, not hundreds."""
+PATIENCE_S = 1.0
+"""A read of the socket waits so long at most, in s, and then again: the time of each wait need not be told to it."""
 
 
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
+_END = getattr(select, "POLLRDHUP", 0)  # where it is missing, poll tells all the same once both ways are closed
 _TEXTS = frozenset((bytes, str))
 
 
@@ -74,7 +78,11 @@ class Link:
         sock = connection._get_socket()
         assert sock is not None, "the client library connected"
         self._sock: socket.socket = sock
-        self._sock.settimeout(0)  # waiting is done by poll, for what can be read and for what can be written
+        # A thread that only waits for an answer waits in the read itself: one step into the kernel, and one turn of the
+        # interpreter, less than poll and read. TLS may have to write in order to read: there poll does all waiting.
+        self._waits_in_read = not isinstance(sock, ssl.SSLSocket)
+        self._later_flag = socket.MSG_DONTWAIT if self._waits_in_read else 0
+        self._own_ways()
         self._unsent: list[memoryview] = []
         self._writing = threading.Lock()
         """Held by who gives the socket what is unsent; never waited for."""
@@ -139,7 +147,7 @@ class Link:
             if not self._unsent:
                 # Before others see it: a thread that begins to wait just now writes what it finds unsent.
                 try:
-                    data = data[self._sock.send(data) :]
+                    data = data[self._sock.send(data, self._later_flag) :]
                 except _LATER:
                     pass
             if data:
@@ -174,6 +182,10 @@ class Link:
             reply = self._reply()
         if reply is False:
             timeout_s = self._timeout_s if timeout_ms is None else timeout_ms / 1_000
+            if self._waits_in_read and timeout_s >= PATIENCE_S:
+                while reply is False and not self._unsent:
+                    self._await(timeout_s)
+                    reply = self._reply()
             while reply is False:
                 if not self._receive():
                     self._wait(timeout_s)
@@ -203,6 +215,14 @@ class Link:
             if (wake is not None and wake in readable) or time.monotonic() >= until_s:
                 return False
 
+    def ended(self, timeout_ms: int, *, wake: int) -> bool:
+        """Whether the connection ends within timeout_ms, whatever comes over it meanwhile. wake: as for ready()."""
+        self._usable()
+        poll = select.poll()
+        poll.register(self._sock, _END)
+        poll.register(wake, select.POLLIN)
+        return any(descriptor != wake for descriptor, _ in poll.poll(timeout_ms))
+
     def _reply(self) -> Reply:
         try:
             return self._reader.gets()
@@ -217,6 +237,24 @@ class Link:
                 raise self._broken(TimeoutError(), timeout_s)
             return
         self._receive()
+
+    def _await(self, timeout_s: float) -> None:
+        """Take in what comes next, waiting for it in the read itself."""
+        waited_s = timeout_s
+        while True:
+            try:
+                size = self._sock.recv_into(self._buffer)
+            except BlockingIOError:
+                timeout_s -= PATIENCE_S
+                if timeout_s > 0:
+                    continue
+                raise self._broken(TimeoutError(), waited_s) from None
+            except OSError as error:
+                raise self._broken(error) from None
+            if not size:
+                raise self._broken(ConnectionResetError("the server closed the connection"))
+            self._reader.feed(self._view[:size])  # type: ignore[arg-type]
+            return
 
     def _poll(self, timeout_s: float, wake: int | None) -> list[int]:
         """Wait for the socket, and write what it takes; the descriptors that can be read."""
@@ -246,7 +284,7 @@ class Link:
             unsent = self._unsent
             while unsent:
                 try:
-                    sent = self._sock.send(unsent[0])
+                    sent = self._sock.send(unsent[0], self._later_flag)
                 except _LATER:
                     return
                 if sent == len(unsent[0]):
@@ -259,7 +297,7 @@ class Link:
     def _receive(self) -> bool:
         """Take in what has come; whether anything has."""
         try:
-            size = self._sock.recv_into(self._buffer)
+            size = self._sock.recv_into(self._buffer, 0, self._later_flag)
             if not size:
                 raise ConnectionResetError("the server closed the connection")
         except _LATER:
@@ -286,7 +324,18 @@ class Link:
         except BaseException:
             self.close()
             raise
-        self._sock.settimeout(0)
+        self._own_ways()
+
+    def _own_ways(self) -> None:
+        """Have the socket wait as this class expects it."""
+        if self._waits_in_read:
+            self._sock.settimeout(None)
+            seconds, rest = divmod(PATIENCE_S, 1)
+            self._sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6))
+            )
+        else:
+            self._sock.settimeout(0)
 
     def close(self) -> None:
         """Close the connection; commands under way may or may not be carried out."""
