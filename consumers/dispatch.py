@@ -71,6 +71,12 @@ class Dispatch:
 
         here, and what is returned: see Executor.submit().
         """
+        if len(entries) == 1 and self._takes_all is not None and not self._suspects:
+            (held,) = entries
+            if held.count == held.deliveries == 1 and not held.ref.again:
+                with self._state.lock:
+                    self._state.window.counted_all(entries, 1)
+                return self._takes_all.submit(entries, here=here)
         ready: list[Held] = []
         counted: dict[int, list[Held]] = {}
         suspects: dict[int, list[Held]] = {}

@@ -88,6 +88,8 @@ class ThreadExecutor:
         """See Executor."""
         seat = self._lent_seat() if here and self._mean_s <= QUICK_S else None
         self._queue.extend(items)
+        if seat is not None and len(items) == 1 and isinstance(items[0], Held) and items[0].events == 1:
+            return partial(self._work_in_place_of, seat)
         events = sum(item.events if isinstance(item, Held) else 1 for item in items[: len(self._threads)])
         if seat is None:
             for _ in range(events if self._mean_s > QUICK_S else 1):

@@ -172,6 +172,22 @@ class Window:
         weight = 0.5 if mean > self._entry_bytes else 1 - 0.98 ** len(read)
         self._entry_bytes += (mean - self._entry_bytes) * weight
 
+    def add_one(self, held: Held) -> bool:
+        """add() of an entry that is alone in its read; False if one of its id is held already."""
+        entries = self._held.get(held.ref)
+        if entries is None:
+            entries = self._held[held.ref] = {}
+        if held.entry_id in entries:
+            return False
+        if self._entry_events >= 1.5:
+            held.events = round(self._entry_events)
+        entries[held.entry_id] = held
+        self._entries += 1
+        self.events += held.events
+        self.bytes += held.size
+        self._entry_bytes += (held.size - self._entry_bytes) * (0.5 if held.size > self._entry_bytes else 0.02)
+        return True
+
     def counted(self, held: Held, events: int) -> None:
         """Note how many events an entry holds."""
         self.counted_all([held], events)

@@ -90,6 +90,14 @@ class Chunk:
         """The receipt of its events, or of the first of them."""
         return self.receipts[0]
 
+    def fill_one(self, receipt: Any, header: bytes, body: bytes) -> None:
+        """Hold one entry of one event, and nothing else."""
+        self.values = [header, body]
+        self.entries = self.events = 1
+        self.size_bytes = len(header) + len(body) + 2
+        self.receipts = receipts = [receipt]
+        self.ending.take(receipts)
+
     def add(self, values: Sequence[bytes], size_bytes: int, *, events: int = 1, dedupe: str = "") -> None:
         """Add an entry."""
         if dedupe:
@@ -143,9 +151,13 @@ class Batch:
         self.number = number
         self.base = number
         self.chunks = chunks
-        self.events = sum(chunk.events for chunk in chunks)
-        self.size_bytes = sum(chunk.size_bytes for chunk in chunks)
-        self.deadline_ms = min(chunk.deadline_ms for chunk in chunks)
+        if len(chunks) == 1:
+            one = chunks[0]
+            self.events, self.size_bytes, self.deadline_ms = one.events, one.size_bytes, one.deadline_ms
+        else:
+            self.events = sum(chunk.events for chunk in chunks)
+            self.size_bytes = sum(chunk.size_bytes for chunk in chunks)
+            self.deadline_ms = min(chunk.deadline_ms for chunk in chunks)
         self.source = chunks[0].step.source if chunks[0].step else ""
         self.on_wire = False
         self.in_doubt = False
@@ -272,6 +284,19 @@ class Batches:
             batch.base = self.base
         self._in_air += len(taken)
         return taken
+
+    def take_one(self, chunk: Chunk) -> Batch | None:
+        """A new batch of this chunk alone, to be sent now; None if something else has to go before it."""
+        unconfirmed = self._unconfirmed
+        if self.waiting or self._resend or len(unconfirmed) >= MAX_UNCONFIRMED:
+            return None
+        batch = Batch(self.next_number, [chunk])
+        self.next_number += 1
+        unconfirmed.append(batch)
+        batch.on_wire = True
+        batch.base = unconfirmed[0].number
+        self._in_air += 1
+        return batch
 
     def answered(self, batch: Batch, answer: Answer, now_ms: float) -> list[Settled]:
         """What the append script's answer to a batch means. Answers come in the order of the requests."""

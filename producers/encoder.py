@@ -66,6 +66,10 @@ class Encoder:
             return self.single(Event(data, type=type_, key=key), number)[1::2]
         return [self._headers.write(number, type_, key), body]
 
+    def header(self, number: int, type_: str, key: str) -> bytes:
+        """The header of an event that says no more than this, and which plain_body() has let through."""
+        return self._headers.write(number, type_, key)
+
     def headers(self, numbers: Sequence[int], type_: str, key: str) -> list[bytes]:
         """The headers of events that say no more than this, and which plain_body() has let through."""
         return self._headers.write_each(numbers, type_, key)

@@ -7,10 +7,18 @@ what was in flight is forgotten here; the batches themselves live in the outbox.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.errors import AccessDeniedError, MillstreamError, NotConnectedError, ServerRefusedError
 from pipeline.options import ProducerOptions
-from pipeline.server.append import Answer, Appended, AppendOptions, append_command, parse_append
+from pipeline.server.append import (
+    Answer,
+    Appended,
+    AppendOptions,
+    OneAppend,
+    append_command,
+    parse_append,
+)
 from pipeline.server.connect import Command, Connector, Link
 from pipeline.server.scripts import script
 from producers.batch import Batch, Batches
@@ -34,8 +42,7 @@ class Answered:
     level_error: MillstreamError | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
+class _Flight(NamedTuple):
     """Requests written together, whose answers come in the same order."""
 
     batches: Sequence[tuple[Batches, Batch]]
@@ -61,6 +68,8 @@ class Exchange:
         )
         self._renew_ms = (self._append.expiry_ms - 2 * options.send_timeout_ms) / 2
         """So long the server's record of a stream is left alone, in ms: it always lasts for twice the send timeout."""
+        self._appends: dict[str, OneAppend] = {}
+        """What appends one event to a stream, by its name."""
         self._renew_at_ms: dict[str, float] = {}
         """When it is next renewed, where that was asked for over this connection, and not refused."""
         # Read in the caller's thread: its first use imports modules, and a fork in the midst of an import in another
@@ -133,6 +142,24 @@ class Exchange:
                 _Flight([one], loads and not index, False, now_ms) for index, one in enumerate(taken)
             ]
         self._open().post(*commands)
+
+    @property
+    def open_to_one(self) -> bool:
+        """Whether write_one() may be used: connected, the script is known, and no level is waited for."""
+        return self._link is not None and not self._load and self._wait is None
+
+    def write_one(self, batches: Batches, batch: Batch, now_ms: float) -> None:
+        """write() of a batch that holds one entry of one event."""
+        stream = batches.keys.stream
+        append = self._appends.get(stream)
+        if append is None:
+            if len(self._appends) >= MAX_IDLE_STREAMS:
+                self._appends.clear()
+            append = self._appends[stream] = OneAppend(batches.keys, self._encoder.producer, self._append)
+        header, body = batch.chunks[0].values
+        command = append.command(batch.number, batch.base, header, body, renew=self._renews(stream, now_ms))
+        self._flights.append(_Flight(((batches, batch),), False, False, now_ms))
+        self._open().post(command)
 
     @property
     def unsent(self) -> bool:

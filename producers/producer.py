@@ -122,7 +122,6 @@ class Producer:
             frame = intake.frames.get((stream, type))
             if (
                 frame is not None
-                and len(intake.entries) < intake.room
                 and data.__class__ is dict
                 and (not is_tracked(data) or SCALARS.issuperset(map(_type, data.values())))
             ):
@@ -132,6 +131,8 @@ class Producer:
                     pass
                 else:
                     if len(body) <= SMALL_BYTES:
+                        if len(intake.entries) >= intake.room:
+                            return self._sender.send(frame, frame.number(), body)
                         receipt = Receipt(frame.awaited, frame.number())
                         intake.entries.extend((receipt, frame, body))
                         if not intake.room:  # the thread went to sleep meanwhile

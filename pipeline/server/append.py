@@ -158,6 +158,38 @@ def pack_words(words: Sequence[bytes]) -> bytes:
     return b"".join(pieces)
 
 
+_MARK = 4_611_686_018_427_387_847
+"""A batch's number that no batch has: where it stands in a command, others are put in its place."""
+
+
+class OneAppend:
+    """append_command() of one entry, for one producer and stream: what is the same in all of them is packed once."""
+
+    __slots__ = ("_ends", "_start")
+
+    def __init__(self, keys: StreamKeys, producer: str, options: AppendOptions) -> None:
+        self._start, rest = self._halves(keys, producer, options, renew=False)
+        self._ends = (rest, self._halves(keys, producer, options, renew=True)[1])
+
+    def command(self, number: int, base: int, header: bytes, body: bytes, *, renew: bool) -> bytes:
+        """The EVALSHA, packed."""
+        n, of = b"%d" % number, b"%d" % base
+        return b"%b$%d\r\n%b\r\n$%d\r\n%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            self._start, len(n), n, len(of), of, self._ends[renew], len(header), header, len(body), body,
+        )  # fmt: skip
+
+    @staticmethod
+    def _halves(
+        keys: StreamKeys, producer: str, options: AppendOptions, *, renew: bool
+    ) -> tuple[bytes, bytes]:
+        """What stands before the two numbers, and between them and the entry."""
+        whole = append_command(
+            keys, producer, number=_MARK, base=_MARK, values=[[b"", b""]], entries=1, renew=renew, options=options
+        )
+        start, end = whole.rsplit(b"$%d\r\n%d\r\n$%d\r\n%d" % (2 * (len(str(_MARK)), _MARK)), 1)
+        return start, end.removesuffix(b"$0\r\n\r\n$0\r\n\r\n")
+
+
 def parse_append(reply: Reply) -> Answer:
     """What the script answered; an error answer is handed through, and what it never answers is one."""
     if isinstance(reply, MillstreamError):

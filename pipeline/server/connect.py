@@ -140,18 +140,18 @@ class Link:
         A connection that breaks here is closed by whoever waits for the answer: that may be another thread.
         """
         self._usable()
-        packed = [_packed(each) for each in commands]
         # In one piece: each system call may give the processor to the server, which then finds a part of it only.
-        data = memoryview(b"".join(packed))
+        data = _packed(commands[0]) if len(commands) == 1 else b"".join([_packed(each) for each in commands])
+        sent = 0
         try:
             if not self._unsent:
                 # Before others see it: a thread that begins to wait just now writes what it finds unsent.
                 try:
-                    data = data[self._sock.send(data, self._later_flag) :]
+                    sent = self._sock.send(data, self._later_flag)
                 except _LATER:
                     pass
-            if data:
-                self._unsent.append(data)
+            if sent < len(data):
+                self._unsent.append(memoryview(data)[sent:])
         except OSError as error:
             self._failure = error
         except BaseException as error:  # a signal handler raised: nobody knows what was written

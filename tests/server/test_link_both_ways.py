@@ -73,10 +73,10 @@ class SlowSocket:
         self.sending = threading.Event()
         self.go_on = threading.Event()
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: memoryview, flags: int) -> int:
         self.sending.set()
         self.go_on.wait(20)
-        return self._sock.send(data)
+        return self._sock.send(data, flags)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._sock, name)
