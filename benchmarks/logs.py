@@ -1,9 +1,9 @@
 """What shipping costs the application that logs: `python -m benchmarks.logs [-o json]`.
 
 Three figures, each against the same program without shipping, in turns, so that what the machine does meanwhile meets
-both alike: the duration of one log call; how much slower a loop that computes and logs becomes; and a handler of the
-standard library against its own QueueHandler. Each line differs from the last. In the end every line that was logged
-must be in the stream.
+both alike: the duration of one log call, and of its bare steps (benchmarks/limits/log_call.py); how much slower a loop
+that computes and logs becomes; and a handler of the standard library against its own QueueHandler. Each line differs
+from the last. In the end every line that was logged must be in the stream.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeAlias
 
 import structlog
 
+from benchmarks.limits.log_call import BareShipping
 from pipeline.server.connect import Connector
 from pipeline.server.embedded import EmbeddedServer
 from pipeline.server.locate import Address, locate
@@ -179,15 +180,41 @@ def compared(what: str, unit: str, pairs: Sequence[tuple[float, float]], allowed
     )
 
 
-def call_durations(ship: ShipLogs, rounds: int) -> Iterator[Compared]:
-    """The duration of one log call with shipping, and with a processor that does nothing in its place."""
+def call_durations(ship: ShipLogs, bare: BareShipping, rounds: int) -> Iterator[Compared]:
+    """The duration of one log call with shipping, with the bare steps of it, and with nothing in its place."""
     rows = lines()
+
+    def between() -> None:
+        settle(ship)
+        bare.settle()
+
     for pace, said in ((nap, "an application that waits"), (spin, "an application that computes")):
-        ways = [partial(durations_us, chain(end), rows, pace) for end in (passes, ship)]
-        without, shipping = turns(ways, rounds, partial(settle, ship))
+        ways = [partial(durations_us, chain(end), rows, pace) for end in (passes, ship, bare.take)]
+        without, shipping, least = turns(ways, rounds, between)
         for name, of, allowed in (("median", statistics.median, 1.0), ("p99", p99, 5.0)):
-            pairs = [(of(one), of(other)) for one, other in zip(without, shipping, strict=True)]
-            yield compared(f"log call of {said}, {name}", "µs", pairs, allowed)
+            for found, what, most in ((shipping, "", allowed), (least, ", bare steps", None)):
+                pairs = [(of(one), of(other)) for one, other in zip(without, found, strict=True)]
+                yield compared(f"log call of {said}, {name}{what}", "µs", pairs, most)
+
+
+@contextlib.contextmanager
+def bare_shipping(address: Address) -> Iterator[BareShipping]:
+    """The bare steps, into a stream of their own, which is gone afterwards."""
+    connector = Connector(address)
+    link = connector.link("benchmark")
+    try:
+        with link.bare() as sock:
+            bare = BareShipping(
+                sock, f"{STREAM}-bare", frozenset((*lines()[0], "event", "level", "timestamp"))
+            )
+            try:
+                yield bare
+            finally:
+                bare.close()
+        link.call("DEL", f"{STREAM}-bare")
+    finally:
+        link.close()
+        connector.close()
 
 
 def loop_slowed(ship: ShipLogs, rounds: int) -> Iterator[Compared]:
@@ -289,7 +316,8 @@ def measured(address: Address, only: Sequence[str], rounds: int) -> tuple[list[C
     before = in_stream(address)
     found: list[Compared] = []
     if "call" in only:
-        found += call_durations(ship, rounds)
+        with bare_shipping(address) as bare:
+            found += call_durations(ship, bare, rounds)
     if "loop" in only:
         found += loop_slowed(ship, rounds)
     if "handler" in only:

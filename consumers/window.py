@@ -185,7 +185,9 @@ class Window:
         self._entries += 1
         self.events += held.events
         self.bytes += held.size
-        self._entry_bytes += (held.size - self._entry_bytes) * (0.5 if held.size > self._entry_bytes else 0.02)
+        self._entry_bytes += (held.size - self._entry_bytes) * (
+            0.5 if held.size > self._entry_bytes else 0.02
+        )
         return True
 
     def counted(self, held: Held, events: int) -> None:

@@ -11,14 +11,7 @@ from typing import NamedTuple
 
 from pipeline.errors import AccessDeniedError, MillstreamError, NotConnectedError, ServerRefusedError
 from pipeline.options import ProducerOptions
-from pipeline.server.append import (
-    Answer,
-    Appended,
-    AppendOptions,
-    OneAppend,
-    append_command,
-    parse_append,
-)
+from pipeline.server.append import Answer, Appended, AppendOptions, OneAppend, append_command, parse_append
 from pipeline.server.connect import Command, Connector, Link
 from pipeline.server.scripts import script
 from producers.batch import Batch, Batches

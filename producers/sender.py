@@ -52,7 +52,7 @@ QUIET_MS = 0.4
 LOOK_MS = 0.3
 """So long it takes about to read answers and settle what they end. What is sent meanwhile waits."""
 MOST_UNREAD = 12
-"""So many answers may be unread in a nap; fewer than MAX_UNCONFIRMED, as one that sends from another thread may come."""
+"""So many answers may be unread in a nap: fewer than MAX_UNCONFIRMED, for what comes by another way."""
 ATTENTIVE_MS = 1_000
 """So long after somebody waited for an end there are no naps."""
 ROOMY_EVENTS, ROOMY_BYTES = 1_000, 16 * DIRECT_BYTES
@@ -282,16 +282,16 @@ class Sender:
             ):
                 return False
             self._inside = True
-            now = now_ms()
             try:
+                now = now_ms()
                 chunk = self._chunk(frame.stream, now + self.options.send_timeout_ms)
                 chunk.fill_one(receipt, self._encoder.header(receipt._number, frame.type, frame.key), body)
                 batches = outbox.stream(frame.stream)
-                batch = batches.take_one(chunk)
-                if batch is None:
-                    return False
-                outbox.count(chunk)
                 try:
+                    batch = batches.take_one(chunk)
+                    if batch is None:
+                        return False
+                    outbox.count(chunk)
                     exchange.write_one(batches, batch, now)
                 except NotConnectedError:
                     self._waker.wake()  # the thread finds the same, and sends again what the outbox has

@@ -184,7 +184,14 @@ class OneAppend:
     ) -> tuple[bytes, bytes]:
         """What stands before the two numbers, and between them and the entry."""
         whole = append_command(
-            keys, producer, number=_MARK, base=_MARK, values=[[b"", b""]], entries=1, renew=renew, options=options
+            keys,
+            producer,
+            number=_MARK,
+            base=_MARK,
+            values=[[b"", b""]],
+            entries=1,
+            renew=renew,
+            options=options,
         )
         start, end = whole.rsplit(b"$%d\r\n%d\r\n$%d\r\n%d" % (2 * (len(str(_MARK)), _MARK)), 1)
         return start, end.removesuffix(b"$0\r\n\r\n$0\r\n\r\n")

@@ -45,7 +45,9 @@ PATIENCE_S = 1.0
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-_END = getattr(select, "POLLRDHUP", 0)  # where it is missing, poll tells all the same once both ways are closed
+_END = getattr(
+    select, "POLLRDHUP", 0
+)  # where it is missing, poll tells all the same once both ways are closed
 _TEXTS = frozenset((bytes, str))
 
 
@@ -240,21 +242,22 @@ class Link:
 
     def _await(self, timeout_s: float) -> None:
         """Take in what comes next, waiting for it in the read itself."""
-        waited_s = timeout_s
-        while True:
+        left_s = timeout_s
+        while left_s >= PATIENCE_S:
             try:
                 size = self._sock.recv_into(self._buffer)
-            except BlockingIOError:
-                timeout_s -= PATIENCE_S
-                if timeout_s > 0:
-                    continue
-                raise self._broken(TimeoutError(), waited_s) from None
+                if not size:
+                    raise ConnectionResetError("the server closed the connection")
+            except BlockingIOError:  # SO_RCVTIMEO
+                left_s -= PATIENCE_S
+                continue
             except OSError as error:
                 raise self._broken(error) from None
-            if not size:
-                raise self._broken(ConnectionResetError("the server closed the connection"))
             self._reader.feed(self._view[:size])  # type: ignore[arg-type]
             return
+        if left_s <= 0 or not self._poll(left_s, None):
+            raise self._broken(TimeoutError(), timeout_s)
+        self._receive()
 
     def _poll(self, timeout_s: float, wake: int | None) -> list[int]:
         """Wait for the socket, and write what it takes; the descriptors that can be read."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.keys import StreamKeys
-from pipeline.server.append import MANY_SIZES, AppendOptions, append_command, pack_words
+from pipeline.server.append import MANY_SIZES, AppendOptions, OneAppend, append_command, pack_words
 from pipeline.server.scripts import script
 
 KEYS = StreamKeys("büro:orders")
@@ -75,4 +75,15 @@ def test_a_batch_of_entries_with_fields_of_their_own_says_how_many_each_has(
     assert command == packed(
         *("EVALSHA", script("append").sha, "3", KEYS.stream, KEYS.producer("p"), KEYS.never),
         *("3", "3", "86400000", "1", "0", "86400000", "", "", "0", str(len(entries)), "0", *words),
+    )
+
+
+@given(VALUES, VALUES, st.integers(1, 2**62 - 1), st.integers(0, 16), st.booleans())
+def test_one_entry_is_the_same_command_packed_in_fewer_steps(
+    header: bytes, body: bytes, number: int, behind: int, renew: bool
+) -> None:
+    """What never changes is packed once."""
+    base = max(number - behind, 1)
+    assert OneAppend(KEYS, "p", OPTIONS).command(number, base, header, body, renew=renew) == append_command(
+        KEYS, "p", number=number, base=base, values=[[header, body]], entries=1, renew=renew, options=OPTIONS
     )

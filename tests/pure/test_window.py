@@ -195,3 +195,21 @@ def test_counts_are_those_of_what_is_held(steps: list[tuple[str, int, int]]) -> 
         assert len(one) == len(model)
         full = one.events >= 50 or one.bytes >= 20_000
         assert (one.room() == 0) == full
+
+
+@given(st.lists(st.integers(2, 5_000), max_size=20), st.sampled_from([1, 3]))
+def test_an_entry_alone_is_counted_as_a_read_of_one(sizes: list[int], events: int) -> None:
+    """In fewer steps, and only once."""
+    one, many = window(), window()
+    for each in (one, many):
+        first = held(1_000)
+        each.add(first)
+        each.counted(first, events)
+    for number, size in enumerate(sizes):
+        entry = held(number, size=size)
+        assert one.add_one(entry)
+        assert not one.add_one(held(number))
+        many.add_all([held(number, size=size)])
+        assert (len(one), one.events, one.bytes) == (len(many), many.events, many.bytes)
+        assert abs(one.entry_bytes - many.entry_bytes) < 0.01
+        assert one.get(REF, entry.entry_id) is entry
