@@ -133,7 +133,9 @@ class Producer:
                     if len(body) <= SMALL_BYTES:
                         if len(intake.entries) >= intake.room:
                             return self._sender.send(frame, frame.number(), body)
-                        receipt = Receipt(frame.awaited, frame.number())
+                        receipt = Receipt()
+                        receipt._ending = frame.awaited
+                        receipt._number = frame.number()
                         intake.entries.extend((receipt, frame, body))
                         if not intake.room:  # the thread went to sleep meanwhile
                             self._sender.look()

@@ -225,15 +225,48 @@ class Awaited(Ending):
 class Receipt:
     """The end of one send, as soon as it is known: `receipt.result()`, or `await receipt`."""
 
-    __slots__ = ("_ending", "_given", "_number", "_position", "_unread")
+    __slots__ = ("_ending", "_failure", "_id", "_number", "_position")
     _events = 1
 
-    def __init__(self, ending: Ending, number: int, given: str = "") -> None:
-        self._ending = ending  # of its chunk, as soon as it is in one
-        self._number = number
-        self._given = given
-        self._unread: _Unread | bool | None = None  # False: nobody is to be told of a failure
-        self._position: int  # in that chunk, from then on
+    _ending: Ending
+    """That of its chunk, as soon as it is in one."""
+    _number: int
+    _id: str
+    _failure: _Unread | bool | None
+    _position: int
+    """In its chunk, as soon as it is in one."""
+
+    @staticmethod
+    def of(ending: Ending, number: int, given: str = "") -> "Receipt":
+        """The receipt of an event with this number, or with an id that was given."""
+        receipt = Receipt()
+        receipt._ending = ending
+        receipt._number = number
+        if given:
+            receipt._id = given
+        return receipt
+
+    # Nearly all were given no id and have not failed: to write that into each would take its time in every send.
+
+    @property
+    def _given(self) -> str:
+        """The id that was given for the event."""
+        try:
+            return self._id
+        except AttributeError:
+            return ""
+
+    @property
+    def _unread(self) -> _Unread | bool | None:
+        """The failure, if there is one; False: nobody is to be told of it."""
+        try:
+            return self._failure
+        except AttributeError:
+            return None
+
+    @_unread.setter
+    def _unread(self, unread: _Unread | bool | None) -> None:
+        self._failure = unread
 
     @property
     def _endings(self) -> Sequence[Ending]:

@@ -169,7 +169,7 @@ class Sender:
         Raises:
             BufferFull: no room; nothing was queued. ClosedError: closed.
         """
-        receipt = Receipt(frame.awaited, number, frame.id)
+        receipt = Receipt.of(frame.awaited, number, frame.id)
         if self._asleep and number and not frame.header and self._written_at_once(receipt, frame, body):
             return receipt
         size = len(body) + LOOSE_BYTES if frame.plain else sum(map(len, body))

@@ -27,7 +27,7 @@ def intake(**options: Any) -> Intake:
 def put(into: Intake, stream: str, body: bytes, *, key: str = "", now_ms: float = 0.0) -> Receipt:
     """Put an event there, as Sender.send() does."""
     frame = into.frame(stream, "t", key)
-    receipt = Receipt(frame.awaited, frame.number())
+    receipt = Receipt.of(frame.awaited, frame.number())
     into.put((receipt, frame, body), now_ms)
     return receipt
 
