@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from benchmarks import backlog, scale, soak
+from benchmarks.limits.arrived import arrived
+from benchmarks.limits.event import events, expected, tally
+from benchmarks.limits.latency import guarded_latency
+from benchmarks.limits.log_call import PER_PACK, BareShipping
+from benchmarks.limits.send import send
 from benchmarks.processes import processes
 from console.bench.own_keys import OwnKeys
 from pipeline.server.connect import Link
+from pipeline.server.scripts import script
 from tests.conftest import Server
 
 
@@ -91,3 +97,45 @@ def test_what_is_settled_ends_at_the_oldest_pending_entry(link: Link, stream: st
     assert soak.settled_id(link, stream, "g") == "1-0"
     link.call("XACK", stream, "g", "1-0", "2-0", "3-0")
     assert soak.settled_id(link, stream, "g") == "3-0"
+
+
+def test_the_bare_loops_with_what_guarantees_ask_for_lose_nothing(
+    server: Server, link: Link, stream: str
+) -> None:
+    """Each event once, in order, by the scripts of the house."""
+    connector = server.connector()
+    links = [connector.link() for _ in range(2)]
+    texts = script("append").text, script("settle").text
+    try:
+        link.call("XGROUP", "CREATE", stream, "g", "0", "MKSTREAM")
+        with links[0].bare() as sender, links[1].bare() as reader:
+            seconds, ids = guarded_latency(sender, reader, stream, "g", 25, 1_000.0, texts)
+        assert len(seconds) == 25 and tally(ids) == expected(25)
+        assert link.call("XPENDING", stream, "g")[0] == 0
+        for per_pack in (0, 10):
+            name = f"{stream}-{per_pack}"
+            with links[0].bare() as sock:
+                send(sock, name, texts[0], events(55), per_pack=per_pack, guarded=True)
+                assert arrived(sock, name) == expected(55)
+    finally:
+        for each in links:
+            each.close()
+        connector.close()
+
+
+def test_the_bare_steps_of_a_log_call_ship_every_line(server: Server, link: Link, stream: str) -> None:
+    """In packs, the last of them smaller."""
+    connector = server.connector()
+    one = connector.link()
+    rows = events(PER_PACK + 7)
+    try:
+        with one.bare() as sock:
+            bare = BareShipping(sock, stream, frozenset(rows[0]))
+            assert [bare.take(None, "info", row) for row in rows] == rows
+            bare.take(None, "info", {"secret": 1})
+            bare.close()
+            assert bare.sent == len(rows)
+            assert arrived(sock, stream) == expected(len(rows))
+    finally:
+        one.close()
+        connector.close()
