@@ -171,7 +171,7 @@ def guarded_latency(
         sender.sendall(
             command(
                 *("EVALSHA", shas[0], 3, key, producer, never, number, number - unread),
-                *(86_400_000, 0, 0, 86_400_000, "", "", 1, 1, HEADER, body),
+                *(86_400_000, 0, 0, 86_400_000, "", "", 1, 1, 0, HEADER, body),
             )
         )
         unread += 1

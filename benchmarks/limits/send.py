@@ -148,9 +148,9 @@ class Wire:
         self._calls += 1
         start = command(
             *("EVALSHA", self._sha, len(self._keys), *self._keys),
-            *(self._calls, self._calls, 86_400_000, 0, 0, 86_400_000, "", "", 1, len(values) // 2),
+            *(self._calls, self._calls, 86_400_000, 0, 0, 86_400_000, "", "", 1, len(values) // 2, 0),
         )
-        words = b"*%d" % (16 + len(values))
+        words = b"*%d" % (17 + len(values))
         pieces = 2 * values
         pieces[::2] = [LENGTHS[size] for size in map(len, values)]
         pieces[1::2] = values
