@@ -368,3 +368,23 @@ def test_what_a_broken_connection_swallowed_stays_in_doubt_until_it_is_appended(
     silent.lost()
     (settled,) = silent.expire(TIMEOUT_MS, "", TIMEOUT_MS)
     assert settled.fate is Fate.UNKNOWN
+
+
+def test_a_batch_that_is_written_before_it_is_made_has_its_place_in_the_order() -> None:
+    """Its number is taken first; should it come to nothing, what follows has another, and a base beyond it."""
+    batches = Batches("s", batch_events=10, batch_bytes=1_000)
+    chunks = [Chunk(0.0, None) for _ in range(4)]
+    first = batches.next_for_one()
+    assert first is not None and batches.base_of(first) == first
+    one = batches.take_one(first, chunks[0])
+    assert batches.next_for_one() == first + 1  # and comes to nothing
+    third = batches.next_for_one()
+    assert third == first + 2 and batches.base_of(third) == first
+    two = batches.take_one(third, chunks[1])
+    assert (one.base, two.base, two.on_wire) == (first, first, True)
+    done = Appended(1, 0, 1, {})
+    assert [each.fate for each in batches.answered(one, done, 0)] == [Fate.CONFIRMED]
+    assert batches.answered(two, Gap(first), 0) == []  # sent again, with a base that says what came to nothing
+    assert [(batch.number, batch.base) for batch in batches.take(0)] == [(third, third)]
+    batches.add(chunks[2])
+    assert batches.next_for_one() is None
