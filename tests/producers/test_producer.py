@@ -334,7 +334,7 @@ def test_a_full_buffer_blocks_then_refuses(stream: str) -> None:
 
 def test_a_full_buffer_refuses_at_once_where_asked_to(stream: str) -> None:
     """when_full=fail; in bytes as in events."""
-    producer = Producer(NOWHERE, buffer_bytes=1_000, when_full="fail", send_timeout="200ms")
+    producer = Producer(NOWHERE, buffer_bytes=1_000, when_full="fail", send_timeout="1s")
     producer.send(stream, "x" * 900)
     with pytest.raises(BufferFull, match="buffer_bytes=1,000"):
         producer.send(stream, "x" * 900)
