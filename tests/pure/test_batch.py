@@ -384,7 +384,8 @@ def test_a_batch_that_is_written_before_it_is_made_has_its_place_in_the_order() 
     assert (one.base, two.base, two.on_wire) == (first, first, True)
     done = Appended(1, 0, 1, {})
     assert [each.fate for each in batches.answered(one, done, 0)] == [Fate.CONFIRMED]
-    assert batches.answered(two, Gap(first), 0) == []  # sent again, with a base that says what came to nothing
+    # Sent again, with a base that says what came to nothing.
+    assert batches.answered(two, Gap(first), 0) == []
     assert [(batch.number, batch.base) for batch in batches.take(0)] == [(third, third)]
     batches.add(chunks[2])
     assert batches.next_for_one() is None
