@@ -8,7 +8,7 @@ SECONDS ?= 60
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-speed bench faults faults-quick fuzz clean
+.PHONY: help demo test check check-speed bench faults faults-quick images containers fuzz clean
 
 help: ## this list
 	@echo "Millstream: an event pipeline on Redis Streams"
@@ -40,6 +40,12 @@ faults: $(VENV)/.ready-dev ## the fault suite in full: 10,000 confirmed sends a 
 
 faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each, some variants, and the campaigns of other tests
 	@$(PYTEST) -n 4 --dist worksteal --rows -m "rows or campaign"
+
+images: $(VENV)/.ready-dev ## the images of compose/: those there are, else pulled, else built (ARGS="redis millstream" for some)
+	@PYTHON=$(BIN)/python compose/images.sh $(ARGS)
+
+containers: images ## images and compose files run on the Docker engine of this machine
+	@$(PYTEST) -n 2 --dist loadfile --containers -m containers tests/containers
 
 fuzz: $(VENV)/.ready-fuzz ## every decoder under libFuzzer (SECONDS=60 for each; ARGS="entry header" for some)
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)

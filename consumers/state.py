@@ -1,6 +1,7 @@
 """MemberState: what the duties of one member share: what it holds, what is finished, and what it knows of its group."""
 
 import os
+import re
 import secrets
 import socket
 import threading
@@ -45,6 +46,11 @@ def consumer_name() -> str:
     """A name for this member: host and pid for people, and a random part, since two members with one name would
     share what is pending and nothing could tell them apart."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def is_on(host: str, name: str) -> bool:
+    """Whether consumer_name() gave this name on that host."""
+    return re.fullmatch(re.escape(host) + r"-\d+-[0-9a-f]{6}", name) is not None
 
 
 @dataclass(slots=True)

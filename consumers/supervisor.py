@@ -55,6 +55,8 @@ class Supervisor:
     _alive: tuple[int, int] = field(init=False)
     _stop: tuple[int, int] = field(init=False)
     _signal: int = 0
+    final: bool = False
+    """A worker ended with FINAL_EXIT, and so all were stopped."""
 
     def __post_init__(self) -> None:
         self.workers = [Worker(number) for number in range(self.processes)]
@@ -97,6 +99,7 @@ class Supervisor:
                         pid=worker.process.pid,
                     )
                     self._signal = signal.SIGTERM
+                    self.final = True
                     return
                 steady = time.monotonic() - worker.started_s > STEADY_S
                 worker.failures = 1 if steady else worker.failures + 1
@@ -148,6 +151,15 @@ class Supervisor:
 def supervised(environment: dict[str, str] | None = None) -> bool:
     """Whether this process is a supervisor's worker."""
     return PARENT_FD in (os.environ if environment is None else environment)
+
+
+def restarted(environment: dict[str, str] | None = None) -> bool:
+    """Whether somebody starts this process again when it fails, and knows FINAL_EXIT: a supervisor of ours, or systemd.
+
+    Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html#%24SYSTEMD_EXEC_PID
+    """
+    given = os.environ if environment is None else environment
+    return supervised(environment) or given.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
 def stop_with_parent(environment: dict[str, str] | None = None) -> None:

@@ -98,6 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="also campaigns, and the rows of the fault suite, 1,000 sends each",
     )
+    parser.addoption("--containers", action="store_true", help="also what needs a Docker engine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -109,7 +110,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(POSTGRES_S))  # the first has it started, which takes its time
     full, rows = config.getoption("--full"), config.getoption("--rows")
     without = [
-        name for name, wanted in (("faults", full), ("rows", rows), ("campaign", rows or full)) if not wanted
+        name
+        for name, wanted in (
+            ("faults", full),
+            ("rows", rows),
+            ("campaign", rows or full),
+            ("containers", config.getoption("--containers")),
+        )
+        if not wanted
     ]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in without)]
     if left_out:

@@ -1,13 +1,19 @@
 """The programs in examples/ run, and show what they say they show."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psycopg
 
+from millstream import Consumer
 from tests.conftest import Server
 from tests.postgres import Postgres
 from tests.until import until
@@ -52,6 +58,45 @@ def test_logs_are_shipped_and_errors_picked(server: Server, tmp_path: Path) -> N
     assert "payment refused" in alerts[0]
     assert "'password': '***'" in alerts[0]
     assert "connection lost to bank-1" in alerts[1]
+
+
+def test_the_shop_logs_both_ways(server: Server, tmp_path: Path) -> None:
+    """Each order is shipped, each request is in the access log; both counts are what it says at its end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    access = tmp_path / "access.log"
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "shop" / "app.py")],
+        env=os.environ
+        | {"MILLSTREAM_URL": server.url, "ACCESS_LOG": str(access), "PORT": str(port), "STREAM": "shop-logs"},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        run = json.loads(process.stdout.readline())["run"]
+
+        def ordered() -> bool:
+            with contextlib.suppress(urllib.error.URLError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/order", timeout=10).close()
+            return "order" in access.read_text()
+
+        for _ in range(5):
+            until(ordered)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert json.loads(said.splitlines()[-1]) == {"run": run, "logged": {"file": 5, "ship": 5}}
+    lines = [json.loads(line) for line in access.read_text().splitlines()]
+    assert [(line["run"], line["n"], line["status"]) for line in lines] == [
+        (run, n, 201) for n in range(1, 6)
+    ]
+    with Consumer("shop-logs", group="check", url=server.url, timeout_s=0.5) as consumer:
+        found = [delivery.event.data for delivery in consumer]
+    assert [(data["run"], data["n"], data["event"]) for data in found] == [
+        (run, n, "order placed") for n in range(1, 6)
+    ]
 
 
 def test_payments_are_charged_once(server: Server, postgres: Postgres, table: str, tmp_path: Path) -> None:

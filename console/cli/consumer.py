@@ -1,5 +1,6 @@
 """millstream consumer: who reads for a group, and which names are left over."""
 
+import socket
 from dataclasses import asdict
 
 import click
@@ -8,6 +9,7 @@ from console.cli.kinds import CONSUMER, GROUP, STREAM
 from console.cli.session import Session
 from console.cli.verb import Noun, Verb
 from console.output import Column, as_duration, counted, number
+from consumers.state import is_on
 from pipeline.errors import MillstreamError, NotFoundError, UsageError
 from pipeline.keys import StreamKeys
 from pipeline.server.groups import retire
@@ -50,19 +52,34 @@ def verb() -> None:
     examples=[
         ("millstream consumer ls orders billing --json", "for a script"),
         ("millstream consumers orders billing", "the same, for people"),
+        (
+            "millstream -q consumer ls orders billing --here",
+            "whether a worker is alive on this host, by the exit code",
+        ),
     ],
 )
 @click.argument("stream", type=STREAM)
 @click.argument("group", type=GROUP)
+@click.option(
+    "--here",
+    is_flag=True,
+    help="Only live members on this host, or in this container; exit code 3 if there is none.",
+)
 @click.pass_obj
-def ls(session: Session, stream: str, group: str) -> None:
+def ls(session: Session, stream: str, group: str, here: bool) -> None:
     """List the consumers of a group.
 
     A member is alive; a leftover is a name that nobody stands behind any more (what it holds is taken over); foreign
     is a consumer that Millstream does not run.
     """
 
-    rows = [asdict(one) for one in consumers(session.link("consumer"), stream, group)]
+    found = consumers(session.link("consumer"), stream, group)
+    if here:
+        host = socket.gethostname()
+        found = [one for one in found if one.kind == "member" and is_on(host, one.name)]
+        if not found:
+            raise NotFoundError(f"group {group!r} of stream {stream!r} has no live member on {host}")
+    rows = [asdict(one) for one in found]
     session.out.rows(_COLUMNS, rows, none=f"group {group} of {stream} has no consumer")
 
 

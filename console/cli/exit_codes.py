@@ -17,7 +17,9 @@ from pipeline.errors import (
     NoSuchStreamError,
     NotConnectedError,
     NotFoundError,
+    UnsupportedServerError,
     UsageError,
+    WrongKeyTypeError,
 )
 
 OK, FAILED, USAGE, NOT_FOUND, CHECK_WARNS, CHECK_FAILS, NO_CONSENT, UNREACHABLE = range(8)
@@ -52,6 +54,11 @@ def report(error: BaseException, out: Output) -> int:
         write(sys.stderr, f"{label} {_one_line(error)}")
         for hint in _hints(error):
             write(sys.stderr, f"hint: {safe(hint)}")
+    if isinstance(error, AccessDeniedError | UnsupportedServerError | WrongKeyTypeError):
+        from consumers.supervisor import FINAL_EXIT, restarted  # --help and completion answer without it
+
+        if restarted():
+            return FINAL_EXIT
     return exit_code(error)
 
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import click
 
-from console.cli.exit_codes import FAILED, OK, report
+from console.cli.exit_codes import FAILED, OK
 from console.cli.session import Session
 from console.cli.verb import Verb
 from console.loading import load_app
 from console.settings import worker_environment
-from consumers.supervisor import FINAL_EXIT, Supervisor, stop_with_parent, supervised
+from consumers.supervisor import FINAL_EXIT, Supervisor, restarted, stop_with_parent
 from pipeline.declare import ConsumerSpec
-from pipeline.errors import AccessDeniedError, UnsupportedServerError, WrongKeyTypeError
 from pipeline.server.connect import Connector
 
 
@@ -60,14 +59,7 @@ def verb(
     specs = app.select(groups, streams)
     url = session.url or app.url
     if processes == 1:
-        try:
-            clean = app.run(groups=groups, streams=streams, url=url)
-        except (AccessDeniedError, UnsupportedServerError, WrongKeyTypeError) as error:
-            if not supervised():
-                raise
-            report(error, session.out)
-            return FINAL_EXIT
-        if not clean:
+        if not app.run(groups=groups, streams=streams, url=url):
             session.out.warn("some handlers did not end within their grace: their events run again elsewhere")
             return FAILED
         return OK
@@ -100,7 +92,8 @@ def _supervise(
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: supervisor.stop(number))
-    return supervisor.run()
+    code = supervisor.run()
+    return FINAL_EXIT if supervisor.final and restarted() else code
 
 
 def own_command() -> list[str]:

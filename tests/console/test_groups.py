@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from consumers.state import consumer_name
 from pipeline.envelope import Again, again_fields, retry_body
 from pipeline.event import Event
 from pipeline.keys import GroupRef, StreamKeys
@@ -232,6 +233,20 @@ def test_a_member_without_work_is_listed_on_every_server(joined: str, url: str, 
     beat(link, joined, "idle")
     row = here("consumers", joined, "g", "--json", url=url).json[0]
     assert (row["name"], row["kind"], row["pending"]) == ("idle", "member", 0)
+
+
+def test_a_worker_on_this_host_is_told_by_the_exit_code(joined: str, url: str, link: Link) -> None:
+    """A live member that runs here counts; one of another host, one that left and a name like it do not."""
+    mine = consumer_name()
+    beat(link, joined, f"other-{mine}")
+    beat(link, joined, f"{mine}x")
+    ran = here("consumer", "ls", joined, "g", "--here", url=url)
+    assert (ran.code, "has no live member on" in ran.error) == (3, True)
+    beat(link, joined, mine)
+    rows = here("consumer", "ls", joined, "g", "--here", "--json", url=url).json
+    assert [row["name"] for row in rows] == [mine]
+    link.call("HSET", StreamKeys(joined).members("g"), mine, f"30000:{server_ms(link) - 20_000}")
+    assert here("consumer", "ls", joined, "g", "--here", url=url).code == 3
 
 
 def test_a_group_is_paused_and_resumed_by_hand(joined: str, url: str, link: Link) -> None:

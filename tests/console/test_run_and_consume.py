@@ -12,7 +12,7 @@ from pipeline.event import Event
 from pipeline.server.connect import Link
 from pipeline.wire import encode_entry
 from tests.conftest import Server
-from tests.console.command import Ran, apart, here, started
+from tests.console.command import Ran, apart, command, environ, here, started
 from tests.until import until
 
 APP = """
@@ -154,6 +154,29 @@ def test_workers_that_cannot_go_on_are_not_started_again(
     ran = apart("run", "shop:app", "--processes", "2", url=url, cwd=tmp_path)
     assert ran.code == 1
     assert "no restart would help" in ran.err
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_systemd_is_told_that_no_restart_would_help(
+    stream: str, url: str, link: Link, tmp_path: Path, processes: str
+) -> None:
+    """The main process of a unit ends with 78 then, which the unit names in RestartPreventExitStatus."""
+    (tmp_path / "shop.py").write_text(APP.format(stream=stream))
+    link.call("SET", stream, "text")
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            'SYSTEMD_EXEC_PID=$$ exec "$0" "$@"',
+            *command("run", "shop:app", "--processes", processes),
+        ],
+        env=environ(url),
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+    )
+    assert done.returncode == 78, done.stderr
 
 
 def test_consume_writes_each_event_as_a_line(motley: str, url: str) -> None:
