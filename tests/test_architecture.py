@@ -37,6 +37,7 @@ HOMES = {
     "structlog": ("pipeline.observe", "producers.logs", "console.demo.service", "benchmarks.logs"),
     "psycopg": ("producers.sources.postgres", "consumers.sinks.postgres"),
     "urllib3": ("consumers.sinks.http",),
+    "pyarrow": ("consumers.sinks.parquet",),
     "click": ("console",),
     "rich": ("console",),
 }

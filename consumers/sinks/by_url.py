@@ -32,6 +32,7 @@ SINKS = {
         "JSON lines in a file, rotated, old ones compressed",
         "jsonl:logs.jsonl?every=1d&compress=zstd&keep=30",
     ),
+    "parquet": Listed("parquet", "Parquet files in a folder", "parquet:events?every=10m&rotate=64MB"),
     "postgresql": Listed(
         "postgres",
         "a table of PostgreSQL, each event once",
