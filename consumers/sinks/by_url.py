@@ -51,6 +51,7 @@ SINKS = {
         True,
     ),
     "loki": Listed("loki", "lines in Grafana Loki", "loki+http://loki:3100?labels=level,type,host", True),
+    "otlp": Listed("otlp", "log records of OpenTelemetry", "otlp+http://collector:4318?service=shop", True),
     "webhook": Listed(
         "webhook",
         "signed requests to a receiver of your own",
@@ -65,7 +66,6 @@ SINKS = {
     "smtps": Listed(
         "smtp", "the same, encrypted from the start", "smtps://mail?to=ops@example.com&from=app@example.com"
     ),
-    "otlp": Listed("otlp", "log records of OpenTelemetry", "otlp+http://collector:4318?service=shop", True),
 }
 
 

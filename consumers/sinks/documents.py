@@ -59,9 +59,12 @@ def iso_time(event: Event) -> str:
     return event.time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def json_bytes(value: Any) -> bytes:
     """Compact JSON in UTF-8 of what json_view made; a lone surrogate becomes ?."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _encode(value).encode("utf-8", "replace")
 
 
 def json_text(value: Any) -> str:

@@ -47,6 +47,8 @@ MAX_ANSWER_BYTES = 4_000_000
 """Longer answers are not read to their end: the connection is closed, and the answer counts as not understood."""
 COMPRESS_BYTES = 1_000
 """A shorter body is sent as it is."""
+GZIP_LEVEL = 1
+"""Of log events it leaves a fifth more than level 6, in a third of the time."""
 MAX_RETRY_AFTER_S = 3_600.0
 CONNECTIONS = 8
 """Kept at a time: as many threads may write at once."""
@@ -260,7 +262,7 @@ def encoded(body: bytes, how: str) -> tuple[bytes, str]:
         return body, ""
     if how == "zstd":
         return compress(body, DEFAULT_LIMITS), "zstd"
-    return gzip.compress(body, compresslevel=5, mtime=0), "gzip"
+    return gzip.compress(body, compresslevel=GZIP_LEVEL, mtime=0), "gzip"
 
 
 def with_query(path: str, query: Mapping[str, str]) -> str:

@@ -60,13 +60,12 @@ class Otlp:
 
     def __call__(self, events: list[Event]) -> Outcomes:
         """Export the records."""
-        records, outcomes = made_of(
-            events, lambda event: (resource_of(event, self._service), record_of(event))
-        )
-        sizes = {index: json_bytes(record) for index, (_, record) in records.items()}
+        observed_ns = time.time_ns()
+        records, outcomes = made_of(events, lambda event: json_bytes(record_of(event, observed_ns)))
+        resources = {index: resource_of(events[index], self._service) for index in records}
 
         def send(part: Sequence[int]) -> None:
-            body = export_body([records[index] for index in part])
+            body = export_body([(resources[index], records[index]) for index in part])
             answer = self._http.post(self._path, body, "application/json")
             taken(answer)
             refused, said = partial_success(answer)
@@ -80,7 +79,7 @@ class Otlp:
                     sink=self._name, refused=refused, of=len(part), said=said,
                 )  # fmt: skip
 
-        self._send(in_requests(sizes, MAX_BODY_BYTES), send, outcomes)
+        self._send(in_requests(records, MAX_BODY_BYTES), send, outcomes)
         return outcomes
 
     def close(self) -> None:
@@ -101,14 +100,14 @@ def resource_of(event: Event, service: str | None = None) -> Resource:
     return tuple((name, value) for name, value in names.items() if value)
 
 
-def record_of(event: Event, observed_ns: int | None = None) -> dict[str, Any]:
+def record_of(event: Event, observed_ns: int) -> dict[str, Any]:
     """An event as a LogRecord in OTLP's JSON encoding."""
     data = json_view(event.data)
     message, field = message_of(data)
     level = level_of(data)
     record: dict[str, Any] = {
         "timeUnixNano": str(max(event.time_ms, 0) * 1_000_000),
-        "observedTimeUnixNano": str(time.time_ns() if observed_ns is None else observed_ns),
+        "observedTimeUnixNano": str(observed_ns),
     }
     if level:
         record |= {"severityNumber": SEVERITY[level], "severityText": level.upper()}
@@ -173,22 +172,17 @@ def _is_base64(text: str) -> bool:
     return True
 
 
-def export_body(records: Sequence[tuple[Resource, Mapping[str, Any]]]) -> bytes:
-    """An ExportLogsServiceRequest of records, by what sent them."""
-    by_resource: dict[Resource, list[Mapping[str, Any]]] = {}
+def export_body(records: Sequence[tuple[Resource, bytes]]) -> bytes:
+    """An ExportLogsServiceRequest of records, each JSON already, by what sent them."""
+    by_resource: dict[Resource, list[bytes]] = {}
     for resource, record in records:
         by_resource.setdefault(resource, []).append(record)
-    return json_bytes(
-        {
-            "resourceLogs": [
-                {
-                    "resource": {"attributes": key_values(dict(resource))},
-                    "scopeLogs": [{"scope": {"name": "millstream"}, "logRecords": found}],
-                }
-                for resource, found in by_resource.items()
-            ]
-        }
-    )
+    parts = [
+        b'{"resource":{"attributes":%s},"scopeLogs":[{"scope":{"name":"millstream"},"logRecords":[%s]}]}'
+        % (json_bytes(key_values(dict(resource))), b",".join(found))
+        for resource, found in by_resource.items()
+    ]
+    return b'{"resourceLogs":[%s]}' % b",".join(parts)
 
 
 def partial_success(answer: Answer) -> tuple[int, str]:

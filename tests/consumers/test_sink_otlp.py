@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from consumers.sinks.documents import json_bytes
 from consumers.sinks.http import Answer
 from consumers.sinks.otlp import SEVERITY, any_value, export_body, partial_success, record_of, resource_of
 from pipeline.errors import SinkAway
@@ -21,7 +22,7 @@ SPAN = "b7ad6b7169203331"
 
 def exported(event: Event, service: str | None = None) -> Any:
     """Its record, as a receiver reads it."""
-    request = export_request(export_body([(resource_of(event, service), record_of(event, 5))]))
+    request = export_request(export_body([(resource_of(event, service), json_bytes(record_of(event, 5)))]))
     return request.resource_logs[0].scope_logs[0].log_records[0]
 
 

@@ -5,6 +5,7 @@ that is away.
 import contextlib
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,4 +209,48 @@ def test_many_batches_are_there_once(consuming: Consuming) -> None:
         send(consuming, log_events(range(2_000)))
         consuming.run_until_drained()
     assert len(like.documents) == 2_000
+    assert consuming.dead() == []
+
+
+@pytest.mark.slow
+def test_a_consumer_that_is_killed_again_and_again_leaves_each_event_once(
+    consuming: Consuming, server: Server
+) -> None:
+    """kill -9 in the midst of batches: what it had sent and not acknowledged is sent again, and is there already."""
+    like, answers = OpenSearchLike(), threading.Semaphore(0)
+
+    def answer(request: Request) -> Reply:
+        answers.acquire(timeout=10)
+        return like(request)
+
+    with fake(answer) as running:
+        send(consuming, log_events(range(2_000)))
+        url = f"opensearch+http://{running.place}?index=logs"
+        command = (
+            "consume",
+            consuming.stream,
+            "-g",
+            "g",
+            "--claim-after",
+            "1s",
+            "--batch",
+            "50",
+            "--sink",
+            url,
+        )
+        for round_number in range(1, 4):
+            process = started(*command, url=server.url)
+            for _ in range(4):
+                answers.release()
+            until(lambda n=round_number: len(running.requests) >= 4 * n, 20)  # type: ignore[misc]
+            process.kill()
+            process.communicate(timeout=20)
+        process = started(*command, url=server.url)
+        for _ in range(2_000):
+            answers.release()
+        consuming.until_drained(timeout_s=30)
+        process.terminate()
+        process.communicate(timeout=20)
+    assert len(like.documents) == 2_000
+    assert sum(len(request.lines) for request in running.requests) > 2 * 2_000
     assert consuming.dead() == []
