@@ -86,7 +86,7 @@ def test_an_event_that_comes_again_is_one_row_of_a_file(tmp_path: Path) -> None:
 
 def test_a_file_is_finished_by_size_or_by_age(tmp_path: Path) -> None:
     """While others are written; what is idle is finished too."""
-    target = ParquetFolder(tmp_path, rotate="2kB", every="1d")
+    target = ParquetFolder(tmp_path, rotate="1kB", every="1d")
     for number in range(0, 100, 10):
         target(events(*range(number, number + 10)))
     until(lambda: len(list(tmp_path.glob("*.parquet"))) >= 3)
