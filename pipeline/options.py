@@ -17,6 +17,8 @@ Exceptions: TypeAlias = type[BaseException] | Collection[type[BaseException]]
 """An exception class, or several."""
 EXECUTORS = ("threads", "inline")
 MIN_SPILL_BYTES = 1_000_000
+SPILL_QUEUE_EVENTS = 50_000
+"""Lines held in memory where lines spill: what is dropped there is what the thread that writes them had no time for."""
 FULL_POLICIES = ("block", "fail", "drop_oldest")
 CODECS = ("msgpack", "json", "fields")
 MAX_BATCH_EVENTS = 1_000
@@ -353,7 +355,8 @@ class LogOptions:
     """
 
     queue_events: int = 10_000
-    """Most lines held; beyond it the oldest are dropped and counted, those of ERROR and above last."""
+    """Most lines held; beyond it the oldest are dropped and counted, those of ERROR and above last. With `spill` given
+    by name, 50,000 unless given, too."""
     queue_bytes: int = 16_000_000
     """Most bytes of lines held, about."""
     gather_ms: int = 50
@@ -405,4 +408,6 @@ def log_options(**given: Any) -> LogOptions:
         else:
             known = sorted(n.removesuffix("_ms") for n in fields)
             raise UsageError(f"there is no log option {name!r}; there are: {', '.join(known)}")
+    if values.get("spill"):
+        values.setdefault("queue_events", SPILL_QUEUE_EVENTS)
     return LogOptions(**values)

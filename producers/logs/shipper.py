@@ -5,6 +5,7 @@ room is dropped, the oldest first and errors last, counted and said once a secon
 """
 
 import contextlib
+import hashlib
 import os
 import socket
 import threading
@@ -79,11 +80,16 @@ def end_all() -> None:
 
 def shipper_for(stream: str, url: str | None, namespace: str, options: LogOptions) -> "LogShipper":
     """The shipper of a stream: one for all who ask for the same, so that they share thread and connection."""
-    key = (stream, url, namespace, options)
+    key = _key_of(stream, url, namespace, options)
     shipper = _shippers.get(key)
     if shipper is None:
         shipper = _shippers[key] = LogShipper(stream, url, namespace, options)
     return shipper
+
+
+def _key_of(stream: str, url: str | None, namespace: str, options: LogOptions) -> tuple[object, ...]:
+    """What a shipper is known by: not the address itself, whose password somebody may print with it."""
+    return stream, url and hashlib.sha256(url.encode()).hexdigest(), namespace, options
 
 
 class LogShipper:
@@ -95,7 +101,7 @@ class LogShipper:
     """
 
     def __init__(self, stream: str, url: str | None, namespace: str, options: LogOptions) -> None:
-        self._key = (stream, url, namespace, options)
+        self._key = _key_of(stream, url, namespace, options)
         self.stream = stream
         self.options = options
         self._folder: SpillFolder | None = None

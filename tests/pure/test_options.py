@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.options import ConsumerOptions, Retry, consumer_options
+from pipeline.options import ConsumerOptions, LogOptions, Retry, consumer_options, log_options
 
 
 def test_what_people_write_becomes_numbers_with_units() -> None:
@@ -122,3 +122,17 @@ def test_every_field_says_what_it_is() -> None:
     for name in ConsumerOptions.__dataclass_fields__:
         after_field = source.split(f"    {name}: ", 1)[1].split("\n", 1)[1].lstrip()
         assert after_field.startswith('"""'), name
+
+
+def test_where_lines_spill_more_of_them_are_held_in_memory() -> None:
+    """Unless somebody says how many; the bound in bytes stays."""
+    assert log_options().queue_events == 10_000
+    assert log_options(spill="").queue_events == 10_000
+    assert log_options(spill="/var/spool/app").queue_events == 50_000
+    assert log_options(
+        spill="/var/spool/app", queue_events=7, spill_sync="5s", spill_bytes="2GB"
+    ) == LogOptions(spill="/var/spool/app", queue_events=7, spill_sync_ms=5_000, spill_bytes=2_000_000_000)
+    with pytest.raises(UsageError, match="spill_bytes"):
+        log_options(spill_bytes=1)
+    with pytest.raises(UsageError, match=r"there are: .*spill, spill_bytes, spill_sync"):
+        log_options(spil="x")
