@@ -242,9 +242,8 @@ class LogShipper:
 
     def _end_spool(self, spool: Spool, until_s: float) -> int:
         """Send what is left or write it down; the number of lines that are nowhere."""
-        while self._held() and spool.ready():
-            for record in self._made(self._take(self.options.pack or SINGLES), spool.records):
-                spool.put(record)
+        while self._held() and self._spool_some(spool, self.options.pack or SINGLES):
+            pass
         secured = spool.secure()
         if self._producer is not None:
             rest_ms = max(until_s - time.monotonic(), 0.1) * 1_000

@@ -20,20 +20,21 @@ _LOCK = re.compile(r"([0-9a-f]{16})\.lock")
 
 
 def check_folder(folder: str, option: str = "spill") -> None:
-    """Make the folder if it is not there, and write into it.
+    """Make the folder if it is not there, lock a file in it and write into that.
 
     Raises:
-        UsageError: it cannot be made, or not be written into.
+        UsageError: any of this cannot be done.
     """
     probe = Path(folder) / f".{secrets.token_hex(8)}.probe"
     try:
         Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        lock = FileLock(probe)
         try:
-            os.write(fd, b".")
+            lock.try_acquire()  # not every system, nor every file system, has locks
+            os.write(lock.fd, b".")
         finally:
-            os.close(fd)
-            probe.unlink()
+            lock.close()
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"{option}={folder!r}: cannot be written into: {error.strerror or error} (LogOptions)"

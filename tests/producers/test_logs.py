@@ -4,6 +4,7 @@ import io
 import logging
 import logging.config
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -733,3 +734,29 @@ def test_forked_workers_ship_their_own_lines(
         assert mine == [text for n in range(300) for text in (f"{name} {n}", f"{name} struct {n}")]
     assert len({event.headers["pid"] for event in events(link, stream)}) == 4
     assert not list(tmp_path.rglob("*.spill"))
+
+
+@pytest.mark.slow
+def test_the_page_on_logs_says_what_works(server: Server, link: Link, stream: str, tmp_path: Path) -> None:
+    """Its examples, one after the other in one program, with a folder and a stream of this test."""
+    page = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    code = (
+        "\n".join(blocks).replace("/var/spool/app", str(tmp_path / "spill")).replace('"logs"', f'"{stream}"')
+    )
+    code += """
+import logging.config, uuid
+logging.getLogger().handlers.clear()
+logging.config.dictConfig(LOGGING)
+structlog.contextvars.bind_contextvars(request_id="r-1")
+structlog.get_logger().info("from structlog", password="x")
+logging.getLogger("app").info("from logging, 4111 1111 1111 1111")
+"""
+    done = script("import os\nos.environ['MILLSTREAM_URL'] = " + repr(server.address.shown) + "\n" + code)
+    assert (done.returncode, done.stderr) == (0, "")
+    by_event = {event.data["event"]: event.data for event in shipped(link, stream, 2)}
+    assert by_event["from structlog"] == {
+        "event": "from structlog", "level": "info", "password": "***", "request_id": "r-1"
+    }  # fmt: skip
+    assert by_event["from logging, ***"]["request_id"] == "r-1"
