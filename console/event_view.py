@@ -10,14 +10,31 @@ from typing import Any
 
 from console.output import as_time
 from console.safe_text import json_text, safe
-from pipeline.declare import takes_type
 from pipeline.errors import DecodeError, UnknownFormatError
 from pipeline.event import Event
+from pipeline.levels import level_in, rank_of
 from pipeline.position import parse_entry_id
+from pipeline.selection import ALL, Selection
+from pipeline.where import Where, all_take
 from pipeline.wire import decode_entry
 
 MOST_RAW_CHARS = 200
 """Of the raw fields of an entry that cannot be read, a person is shown so much; JSON has all."""
+
+
+_LEVEL_STYLES = ((50, "1;31"), (40, "31"), (30, "33"), (20, ""))
+"""From which rank on: bold red, red, yellow, as it is."""
+
+
+def styled(text: str, code: str) -> str:
+    """The text in a colour, for a terminal that has any."""
+    return f"\x1b[{code}m{text}\x1b[0m" if code and text else text
+
+
+def level_style(level: Any) -> str:
+    """The colour of a level; below info it is dim, and what is no level has none."""
+    rank = rank_of(level)
+    return "" if rank is None else next((code for least, code in _LEVEL_STYLES if rank >= least), "2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +77,7 @@ class EventView:
         """What a person gets: time, where, type, key, data; one line whatever the event holds."""
 
         def style(text: str, code: str) -> str:
-            return f"\x1b[{code}m{text}\x1b[0m" if colored and text else text
+            return styled(text, code) if colored else text
 
         place = f"{self.entry_id}#{self.index}" if self.in_pack else self.entry_id
         parts = [
@@ -73,7 +90,7 @@ class EventView:
         if self.problem:
             parts.append(style(f"!! {safe(self.problem)}", "31"))
             text = text if len(text) <= MOST_RAW_CHARS else f"{text[:MOST_RAW_CHARS]}…"
-        parts.append(text)
+        parts.append(style(text, level_style(level_in(self.data))))
         return " ".join(part for part in parts if part)
 
     def data_text(self) -> str:
@@ -85,16 +102,17 @@ class EventView:
 class Filter:
     """Which events are shown; nothing given: all."""
 
-    types: Sequence[str] = ()
-    """Types, with * for any part."""
-    keys: Sequence[str] = ()
+    selection: Selection = ALL
+    where: tuple[Where, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.types or self.keys)
+        return bool(self.selection or self.where)
 
     def takes(self, view: EventView) -> bool:
         """Whether the event is asked for. What cannot be read is left out as soon as something is asked for."""
-        return takes_type(tuple(self.types), view.type) and (not self.keys or view.key in self.keys)
+        if not self:
+            return True
+        return not view.problem and self.selection.takes(view) and all_take(self.where, view.data)
 
 
 def views_of(

@@ -1,7 +1,8 @@
 """Safe text: what came from events, keys and names, with nothing in it that could steer a terminal.
 
-Control characters (C0, DEL, C1), bidirectional overrides, line separators and lone surrogates are shown as escapes,
-so that one event stays one line and a crafted name cannot recolour, overwrite or reorder what stands around it.
+Control characters (C0, DEL, C1), what steers the direction of text (Unicode's Bidi_Control, and the deprecated format
+characters beside it), line separators and lone surrogates are shown as escapes, so that one event stays one line and a
+crafted name cannot recolour, overwrite or reorder what stands around it.
 """
 
 import json
@@ -9,7 +10,7 @@ import re
 
 from pipeline.json_view import json_view
 
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 

@@ -8,13 +8,29 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.declare import takes_type
 from pipeline.errors import DecodeError, UnknownFormatError, UsageError
 from pipeline.event import Event
 from pipeline.json_view import json_view
 from pipeline.wire import decode_entry, encode_again
+
+
+class Selectable(Protocol):
+    """What a selection looks at: an event, or a view of one."""
+
+    @property
+    def type(self) -> str:
+        """Its type."""
+
+    @property
+    def key(self) -> str:
+        """Its key."""
+
+    @property
+    def data(self) -> Any:
+        """Its data; DecodeError where it is corrupt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +63,7 @@ class Selection:
         """Whether anything is left out."""
         return bool(self.types or self.keys or self.match)
 
-    def takes(self, event: Event) -> bool:
+    def takes(self, event: Selectable) -> bool:
         """Whether this event is meant. One that cannot be read is, only if nothing is left out."""
         if not self:
             return True

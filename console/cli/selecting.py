@@ -8,6 +8,7 @@ import click
 
 from console.cli.kinds import Checked
 from pipeline.selection import Selection, check_match
+from pipeline.where import Where, parse
 
 
 class Match(Checked):
@@ -18,6 +19,19 @@ class Match(Checked):
     def checked(self, value: Any, option: str) -> str:
         return check_match(value, option)
 
+
+class Comparison(Checked):
+    """A field, an operator and a value."""
+
+    name = "comparison"
+
+    def checked(self, value: Any, option: str) -> Where:
+        return value if isinstance(value, Where) else parse(value, option)
+
+
+WHERE = click.option("--where", "where", type=Comparison(), metavar="EXPRESSION", multiple=True,
+                     help="Only events whose data has this: 'level>=error', status=404, 'user.name~^a'; = != < <= > >= "
+                          "~ !~. Several: all of them.")  # fmt: skip
 
 _OPTIONS = (
     click.option("--type", "types", metavar="TYPE", multiple=True,

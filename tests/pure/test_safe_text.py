@@ -18,10 +18,13 @@ VALUES = st.recursive(
 )
 
 
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""What has the property Bidi_Control: https://www.unicode.org/Public/UNIDATA/PropList.txt."""
+
+
 def steers(text: str) -> list[str]:
     """The characters of a text that a terminal, or a reader of lines, may act on."""
-    bidi = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029"
-    return [c for c in text if unicodedata.category(c) in ("Cc", "Cs") or c in bidi]
+    return [c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI]
 
 
 @given(ANY_TEXT)
@@ -75,3 +78,12 @@ def test_what_json_lacks_is_shown_all_the_same() -> None:
         "1": {"base64": "/w=="},
         "n": "inf",
     }
+
+
+@pytest.mark.parametrize("char", [*BIDI, *map(chr, (*range(32), 0x7F, *range(0x80, 0xA0), 0x2028, 0x2029))])
+def test_each_control_character_is_escaped(char: str) -> None:
+    """C0, DEL, C1, and every one of Unicode's bidi controls: as text, as JSON, as a part of both."""
+    assert char not in safe(f"a{char}b") and safe(f"a{char}b").isascii()
+    shown = json_text({f"k{char}": f"v{char}"})
+    assert char not in shown
+    assert json.loads(shown) == {f"k{char}": f"v{char}"}
