@@ -11,9 +11,11 @@ from typing import Any
 
 import click
 
+from console.cli.chosen import ChosenBatch, ChosenCommand
 from console.cli.exec_handler import ExecHandler
 from console.cli.exit_codes import FAILED, OK
 from console.cli.kinds import DURATION, GROUP, POSITION, STREAM
+from console.cli.selecting import WHERE
 from console.cli.session import Session
 from console.cli.verb import Verb
 from console.settings import worker_environment
@@ -25,6 +27,7 @@ from consumers.sinks.patient import Patient
 from pipeline.declare import ConsumerSpec
 from pipeline.errors import NotFoundError, UsageError
 from pipeline.options import Retry, consumer_options
+from pipeline.where import Where
 
 COMMANDS = 8
 """Commands at a time, where --concurrency does not say."""
@@ -36,6 +39,10 @@ COMMANDS = 8
     examples=[
         ("millstream consume orders -g audit", "each event as a line of JSON on stdout"),
         ("millstream consume orders -g archive --sink jsonl:orders.jsonl", "into a file, rotated at 100 MB"),
+        (
+            "millstream consume logs -g alarm --where 'level>=error'",
+            "only these; the others are done as they are",
+        ),
         (
             "millstream consume orders -g mail --exec './send-mail --from shop'",
             "a command per event, JSON on its stdin",
@@ -63,6 +70,7 @@ COMMANDS = 8
 @click.option(
     "--type", "types", metavar="TYPE", multiple=True, help="Only events of this type; * for any part."
 )
+@WHERE
 @click.option("--start", type=POSITION, metavar="POSITION", default="start", show_default=True,
               help="Where a group that does not exist yet begins.")  # fmt: skip
 @click.option(
@@ -86,6 +94,7 @@ def verb(
     sink: str | None,
     batch: int | None,
     types: tuple[str, ...],
+    where: tuple[Where, ...],
     start: str,
     concurrency: int | None,
     attempts: int,
@@ -96,7 +105,7 @@ def verb(
 
     The command finds EVENT_ID, EVENT_TYPE, EVENT_KEY, EVENT_STREAM, EVENT_GROUP, EVENT_ENTRY_ID and EVENT_ATTEMPT in
     its environment, and the event as JSON on its standard input. What fails is retried with growing pauses, in this
-    group alone.
+    group alone. What --where leaves out is done as it is: the group will not see it again.
     """
     if command is not None and sink is not None:
         raise UsageError("--exec and --sink both say where events go: give one of them")
@@ -113,20 +122,23 @@ def verb(
         "grace": grace / 1_000,
     }
     handler: Callable[..., Any]
+    patient: Patient | None = None
     reader_left = threading.Event()
     if command is not None:
-        handler = ExecHandler(_command(command), worker_environment())
+        runs = ExecHandler(_command(command), worker_environment())
+        handler = ChosenCommand(runs, where) if where else runs
         options["concurrency"] = concurrency or COMMANDS
     else:
-        handler = _sink(sink or "console:", reader_left)
-        options["batch"] = batch or handler.batch_events
+        patient = _sink(sink or "console:", reader_left)
+        handler = ChosenBatch(patient, where) if where else patient
+        options["batch"] = batch or patient.batch_events
     app = Pipeline(session.url)
     app.add(ConsumerSpec(stream=stream, group=group, handler=handler, options=consumer_options(**options)))
     try:
         clean = app.run(url=session.url)
     finally:
-        if isinstance(handler, Patient):
-            handler.close()
+        if patient is not None:
+            patient.close()
     if reader_left.is_set():
         raise BrokenPipeError
     if not clean:

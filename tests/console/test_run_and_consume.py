@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from console.cli.chosen import ChosenBatch
+from consumers.sinks.patient import Patient
 from pipeline.event import Event
+from pipeline.outcome import Outcomes
 from pipeline.server.connect import Link
+from pipeline.where import parse
 from pipeline.wire import encode_entry
 from tests.conftest import Server
 from tests.console.command import Ran, apart, command, environ, here, started
@@ -202,6 +206,51 @@ def test_consume_appends_to_a_file(stream: str, url: str, link: Link, tmp_path: 
     until(lambda: sink.exists() and len(sink.read_text().splitlines()) == 5)
     assert ended(process).code == 0
     assert {json.loads(line)["type"] for line in sink.read_text().splitlines()} == {"a.b"}
+
+
+@pytest.mark.parametrize("exec_too", [False, True], ids=["sink", "exec"])
+def test_consume_hands_on_only_what_a_comparison_is_true_of(
+    exec_too: bool, stream: str, url: str, link: Link, tmp_path: Path
+) -> None:
+    """The rest is done as it is: nothing waits for it, and the group does not see it again."""
+    send(link, stream, 20)
+    target = tmp_path / "out.jsonl"
+    script = tmp_path / "each"
+    script.write_text(f"#!/bin/sh\ncat >> {target}\n")
+    script.chmod(0o755)
+    to = ["--exec", str(script)] if exec_too else ["--sink", f"jsonl:{target}"]
+    process = started("consume", stream, "-g", "g", "--where", "n>=17", "--where", "n!=18", *to, url=url)
+    until(lambda: '"drained"' in here("group", "show", stream, "g", "--json", url=url).out)
+    assert ended(process).code == 0
+    assert sorted(json.loads(line)["data"]["n"] for line in target.read_text().splitlines()) == [17, 19]
+    wrong = here("consume", stream, "-g", "g", "--where", "n>", url=url)
+    assert (wrong.code, wrong.error) == (
+        2, "--where='n>': expected a value behind > (two quotes for empty text) at character 3"
+    )  # fmt: skip
+
+
+def test_what_a_sink_says_of_an_event_is_said_of_its_place_in_the_whole_batch() -> None:
+    """Although the sink saw fewer; what cannot be read is the sink's to judge."""
+    seen: list[list[Event]] = []
+
+    class Picky:
+        def __call__(self, events: list[Event]) -> Outcomes:
+            seen.append(events)
+            outcomes = Outcomes()
+            outcomes.reject(1, "no")
+            outcomes.emit(0, "other", {})
+            return outcomes
+
+        def close(self) -> None:
+            """Nothing is held."""
+
+    chosen = ChosenBatch(Patient(Picky(), "picky"), (parse("n>=2"),))
+    events = [Event({"n": n}) for n in range(5)]
+    outcomes = chosen(events)
+    assert seen == [events[2:]]
+    assert outcomes is not None
+    assert (list(outcomes.errors), list(outcomes.wanted)) == ([3], [2])
+    assert chosen(events[:2]) is None and len(seen) == 1
 
 
 def test_a_reader_that_leaves_stops_consume_and_costs_no_event(stream: str, url: str, link: Link) -> None:
