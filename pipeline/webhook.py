@@ -70,7 +70,7 @@ def verify_webhook(
 ) -> list[Event]:
     """The events of a request that the sink `webhook` sent, if it was signed with the secret, or one of several.
 
-    An event may come more than once: what handles it goes by its id (with its source).
+    An event may come more than once: what handles it goes by its id, which is unique in its stream: headers["stream"].
 
     Args:
         headers: of the request, their names in any case. body: exactly as it came. tolerance: how old or new a request

@@ -14,8 +14,11 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from pipeline.event import Event
+from pipeline.webhook import verify_webhook
 from tests.http_fake import Reply, Request
 from tests.sinking import log_events, received
+
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @dataclass
@@ -220,6 +223,25 @@ def export_request(body: bytes) -> Any:
     return json_format.ParseDict(parsed, ExportLogsServiceRequest())
 
 
+@dataclass
+class WebhookLike:
+    """A receiver that verifies what it is sent, knows events by stream and id, and says which it will not have."""
+
+    events: dict[tuple[str, str], Event] = field(default_factory=dict)
+
+    def __call__(self, request: Request) -> Reply:
+        """Take the events."""
+        assert (request.method, request.path) == ("POST", "/")
+        assert request.headers["content-type"] == "application/cloudevents-batch+json"
+        results = []
+        for event in verify_webhook(request.headers, request.body, WEBHOOK_SECRET):
+            if "poison" in event.data.get("event", ""):
+                results.append({"id": event.id, "status": 422, "reason": "poison is not accepted"})
+            else:
+                self.events[event.headers.get("stream", ""), event.id] = event
+        return Reply(207, {"results": results}) if results else Reply(204)
+
+
 class Down:
     """Answers with given replies first, then as the target does."""
 
@@ -295,5 +317,9 @@ def targets() -> list[Target]:
                 for record in like.records
             ],
             poison, "poison is not accepted", once=False,
+        ),
+        Target(
+            "webhook", WebhookLike(), f"secret={WEBHOOK_SECRET}", lambda like: [own for _, own in like.events],
+            poison, "422: poison is not accepted",
         ),
     ]  # fmt: skip

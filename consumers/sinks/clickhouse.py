@@ -73,7 +73,7 @@ PASSING = frozenset({
 MENDED = frozenset({10, 16, 20, 47, 48, 50, 60, 62, 73, 81, 115, 164, 192, 193, 194, 195, 291, 472, 497, 516})
 """No such table, column or database, no right, a wrong password."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_CODE = re.compile(r"Code: (\d{1,6})")
+_CODE = re.compile(r"Code: ([0-9]{1,6})")
 
 
 class ClickHouse:
@@ -170,7 +170,7 @@ def inserted(answer: Answer) -> None:
     """
     found = _CODE.match(answer.words)
     number = answer.headers.get("x-clickhouse-exception-code") or (found[1] if found else "")
-    if not number.isdigit():
+    if not re.fullmatch("[0-9]{1,6}", number):
         taken(answer)
         if answer.body.strip():
             not_understood(answer, "ClickHouse answers an INSERT with nothing")

@@ -301,7 +301,9 @@ def _no_answer(error: Exception, base: str) -> SinkAway:
 
 
 def _reason(error: Exception) -> str:
-    """The last part of what nested errors say, without addresses of objects."""
+    """What the innermost of nested errors says, without addresses of objects."""
+    while error.args and isinstance(error.args[-1], Exception):
+        error = error.args[-1]
     text = re.sub(r"<[^>]*>:? ?|HTTPS?Connection(Pool)?\([^)]*\): ?", "", str(error))
     text = text.replace("Failed to establish a new connection: ", "")
     return " ".join(text.split())[:200] or type(error).__name__

@@ -29,14 +29,13 @@ _MEND = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, e
 """A person has to mend it: the folder is gone, or may not be written."""
 
 
-def event_line(event: Event, source: str = "millstream") -> bytes:
-    """An event as one line of JSON, in CloudEvents' vocabulary (id, source, type, subject, time, data).
+def cloudevent_of(event: Event, source: str = "millstream") -> dict[str, Any]:
+    """An event as a CloudEvent (id, source, type, subject, time, data), as JSON knows it. source: where it has none.
 
-    What JSON cannot hold exactly (bytes beside other data, infinities) is written as json_view shows it. source: of an
-    event that has none.
+    What JSON cannot hold exactly (bytes beside other data, infinities) is as json_view shows it.
     """
     try:
-        cloudevent = event.to_cloudevent(source=source)
+        return event.to_cloudevent(source=source)
     except EncodeError:
         shown = Event(
             json_view(event.data),
@@ -46,8 +45,12 @@ def event_line(event: Event, source: str = "millstream") -> bytes:
             time_ms=event.known_time_ms,
             headers=event.headers,
         )
-        cloudevent = shown.to_cloudevent(source=source)
-    text = json.dumps(cloudevent, ensure_ascii=False, separators=(",", ":"))
+        return shown.to_cloudevent(source=source)
+
+
+def event_line(event: Event) -> bytes:
+    """An event as one line of JSON, in CloudEvents' vocabulary."""
+    text = json.dumps(cloudevent_of(event), ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace") + b"\n"
 
 

@@ -202,7 +202,7 @@ def partial_success(answer: Answer) -> tuple[int, str]:
     rejected, message = partial.get("rejectedLogRecords", 0), partial.get("errorMessage", "")
     try:
         number = int(rejected)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         not_understood(answer, f"rejectedLogRecords={rejected!r}")
     return max(number, 0), words_of(str(message))
 

@@ -2,7 +2,8 @@
 
 The body is a JSON array of CloudEvents (application/cloudevents-batch+json), or, with batch=1, one CloudEvent
 (application/cloudevents+json). `webhook-id` is made of the events' ids, so the same request again has the same; an
-event may come again in another one, so receivers go by the ids of events, with their sources.
+event may come again in another one, so receivers go by the ids of events, which are unique within a stream: the
+attribute `stream` names it.
 
 Any 2xx is success. A receiver may say more, in JSON: `{"results": [{"id": …, "status": …, "reason": …}]}`: events that
 it names with a status beyond 2xx and 409 (there already) are retried (500), put off (429, 408, 503 and the like, for
@@ -16,11 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from consumers.sinks.documents import in_requests, made_of, unique_id
+from consumers.sinks.documents import in_requests, json_bytes, made_of, unique_id
 from consumers.sinks.event_rows import stream_of
 from consumers.sinks.halving import Halving
 from consumers.sinks.http import CA, MAX_RETRY_AFTER_S, TOKEN, Answer, Http, not_understood, taken, with_query
-from consumers.sinks.json_lines import event_line
+from consumers.sinks.json_lines import cloudevent_of
 from consumers.sinks.kind import SinkKind
 from consumers.sinks.sink_url import PASSWORD, TIMEOUT, Option, Secret, SinkUrl
 from consumers.sinks.words import words_of
@@ -83,8 +84,10 @@ class Webhook:
 
 
 def cloudevent(event: Event) -> bytes:
-    """The event as a CloudEvent in JSON; its source, if it has none, is the stream: ids are unique within one."""
-    return event_line(event, source=stream_of(event) or "millstream").rstrip(b"\n")
+    """The event as a CloudEvent in JSON, with the extension attribute `stream`: ids are unique within one."""
+    stream = stream_of(event)
+    made = cloudevent_of(event)
+    return json_bytes(made | {"stream": stream} if stream else made)
 
 
 def read_results(answer: Answer, ids: Mapping[int, str], outcomes: Outcomes) -> None:
@@ -119,7 +122,7 @@ def _one(index: int, status: int, result: Mapping[str, Any], outcomes: Outcomes)
     if status in (408, 425, 429) or status > 501:
         wait = result.get("retry_after")
         known = isinstance(wait, int | float) and not isinstance(wait, bool) and wait >= 0
-        outcomes.fail(index, SinkAway(said, min(float(wait or 0), MAX_RETRY_AFTER_S) if known else None))
+        outcomes.fail(index, SinkAway(said, float(min(wait or 0, MAX_RETRY_AFTER_S)) if known else None))
     elif status in (500, 501):
         outcomes.fail(index, SinkError(said))
     else:

@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -271,6 +272,18 @@ def test_a_server_that_is_down_is_waited_for(box: Mailbox, server: MailServer) -
     outcomes = mailing([event(1)])
     assert type(outcomes.errors[0]) is SinkAway
     assert "refused" in str(outcomes.errors[0])
+
+
+def test_a_server_that_does_not_answer_is_waited_for_up_to_the_timeout() -> None:
+    """It accepts the connection, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        clock = Clock()
+        mailing = sink(silent.getsockname()[1], clock, "tls=none&timeout=100ms")
+        mailing([event(1)])
+        clock.ms += EVERY_MS
+        outcomes = mailing([event(1)])
+    assert type(outcomes.errors[0]) is SinkAway
+    assert "timed out" in str(outcomes.errors[0])
 
 
 @pytest.fixture(scope="module")
