@@ -105,6 +105,7 @@ class Spool:
         self._adopted: deque[_Spill] = deque()
         self._segment_bytes = max(min(options.spill_bytes // SEGMENTS, MAX_SEGMENT_BYTES), MIN_SEGMENT_BYTES)
         self._numbers = 0
+        self._next_number = 1
         self._look_s = 0.0
         self._disk_s = 0.0
         self._hold_s, self._hold_until_s = FIRST_HOLD_S, 0.0
@@ -253,11 +254,12 @@ class Spool:
     # To the producer.
 
     def _waiting(self) -> _Spill | None:
-        """Whose turn it is to be sent: those that others left come first."""
-        for spill in [*self._adopted, self._own]:
-            if spill.again or self._peek(spill) is not None:
+        """Whose turn it is to be sent: those that others left come first, and are in the stream before the next begins:
+        what is refused of one, as it stands elsewhere than we know, must not come behind what is later."""
+        for spill in self._adopted:
+            if spill.handed or self._peek(spill) is not None:
                 return spill
-        return None
+        return self._own if self._own.again or self._peek(self._own) is not None else None
 
     def _peek(self, spill: _Spill) -> tuple[Record, Segment, int] | None:
         """The next entry in the files."""
@@ -291,7 +293,8 @@ class Spool:
                 return False
             spill.again.popleft()
             return True
-        assert peeked is not None, "asked for what waits"
+        if peeked is None:
+            return False
         record, segment, at = peeked
         if not self._hand(spill, record, segment=segment, at=at, block_ms=ROOM_MS):
             return False
@@ -373,6 +376,8 @@ class Spool:
             while placed.segment in spill.read:
                 spill.segments.appendleft(spill.read.pop())
                 spill.segments[0].rewind(0)
+        while spill.segments[0] is not placed.segment:  # read to its end, and nothing of it is missing
+            spill.read.append(spill.segments.popleft())
         spill.segments[0].rewind(placed.at)
 
     # The files.
@@ -411,8 +416,6 @@ class Spool:
             spill.segments[-1].seal()
         spill.segments.append(fresh)
         return fresh
-
-    _next_number = 1
 
     def _make_room(self) -> None:
         """Drop the oldest lines until one more file has room: first those below ERROR, file by file."""
