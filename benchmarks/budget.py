@@ -22,7 +22,7 @@ class Measure:
 
 INSTRUCTIONS = Measure("instructions", "INSTRUCTIONS", 1.15, 0)
 """What a path costs beyond that is the code's doing. Pure paths take the same number each time; those that end at a
-server differ by up to 7 % from run to run (two at once on a machine with a load of 12), as their chunks fall."""
+server differ by up to 6 % from run to run, as their chunks fall (one by 18 %, with 18 busy processes per core)."""
 TIME = Measure("time", "CPU US", 1.6, 2)
 """CPU time as a ratio differs by a few percent between runs on one machine, but by up to a half between machines or
 their neighbours, whose caches, memory and interpreter do not grow alike."""
@@ -87,6 +87,16 @@ def dearest(runs: Sequence[tuple[Mapping[str, float], float]]) -> tuple[dict[str
     calibration of the first."""
     unit = runs[0][1]
     return {path: max(costs[path] / each * unit for costs, each in runs) for path in runs[0][0]}, unit
+
+
+def lowered(
+    costs: Mapping[str, float], calibration: float, again: Mapping[str, float], calibration_again: float
+) -> dict[str, float]:
+    """The costs, with the lesser ratio of each path that was measured again."""
+    return {
+        path: min(cost, again[path] / calibration_again * calibration) if path in again else cost
+        for path, cost in costs.items()
+    }
 
 
 def table(verdicts: Sequence[Verdict]) -> list[str]:

@@ -33,16 +33,22 @@ def count(paths: Mapping[str, HotPath], meter: Instructions, rounds: int) -> dic
 def main(args: Sequence[str] | None = None) -> int:
     """Count, and say it as JSON; the calibration has the empty name."""
     options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    options.add_argument("--pure", action="store_true", help="only what needs no server")
+    options.add_argument(
+        "--only", action="append", metavar="PATH", help="this path; several: these; default: all"
+    )
     options.add_argument("--events", type=int, default=SERVED_EVENTS, help="default: %(default)s")
     options.add_argument("--rounds", type=int, default=SERVED_ROUNDS, help="default: %(default)s")
     given = options.parse_args(args)
     sys.setswitchinterval(SWITCH_S)
     meter = Instructions()
-    found = count({"": calibration(), **pure_paths()}, meter, 1)
-    if not given.pure:
+
+    def meant(paths: Mapping[str, HotPath]) -> dict[str, HotPath]:
+        return {name: path for name, path in paths.items() if not given.only or name in given.only}
+
+    found = count({"": calibration()} | meant(pure_paths()), meter, 1)
+    if not given.only or not found.keys() >= set(given.only):
         with Served(None, given.events) as served:  # at the address that the environment names
-            found |= count(served.paths(), meter, given.rounds)
+            found |= count(meant(served.paths()), meter, given.rounds)
     json.dump(found, sys.stdout)
     return 0
 

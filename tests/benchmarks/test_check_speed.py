@@ -1,7 +1,9 @@
 """make check-speed: measures each hot path on a real server, and fails where one is over its budget."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +85,29 @@ def test_instructions_are_the_same_each_time_and_a_slow_down_is_named(tmp_path: 
     assert {path for path, one in verdicts.items() if one.too_slow} == slower
     assert 0.2 < (verdicts["encode an event"].change or 0) < 0.5
     assert after["decode a header"] == pytest.approx(before["decode a header"], rel=0.01)
+
+
+def test_what_is_over_its_budget_of_instructions_is_counted_again_before_it_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disturbed count passes then, a slow-down fails all the same."""
+    asked: list[tuple[str, ...]] = []
+
+    def measured(_: object, __: str, rounds: int | None, only: Sequence[str] = ()) -> Any:
+        asked.append(tuple(only))
+        return (
+            {"send()": 110.0, "slower": 140.0} if only else {"send()": 120.0, "slower": 130.0, "ok": 100.0}
+        ), 100.0
+
+    monkeypatch.setattr(check_speed, "unavailable", lambda: None)
+    monkeypatch.setattr(check_speed, "measured", measured)
+    budgets = tmp_path / "budgets.json"
+    budgets.write_text(json.dumps({PYTHON: {"instructions": {"send()": 1.0, "slower": 1.0, "ok": 1.0}}}))
+    assert main(["--url", "unix:///nowhere", "--budgets", str(budgets)]) == 1
+    assert asked == [(), ("send()", "slower")]
+    again, failed = capsys.readouterr().err.splitlines()
+    assert again == "counted again, more often: send(), slower"
+    assert failed == "error: slower: SLOWER by 30%, beyond its budget"
 
 
 @counts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.budget import INSTRUCTIONS, TIME, Measure, Verdict, dearest, judge, lost, table
+from benchmarks.budget import INSTRUCTIONS, TIME, Measure, Verdict, dearest, judge, lost, lowered, table
 from benchmarks.instructions import CountError, total
 
 BOTH = pytest.mark.parametrize("measure", [INSTRUCTIONS, TIME], ids=lambda one: one.name)
@@ -62,6 +62,12 @@ def test_a_budget_is_the_greatest_of_several_ratios() -> None:
     costs, unit = dearest([({"a": 4.0, "b": 1.0}, 2.0), ({"a": 6.0, "b": 6.0}, 4.0)])
     assert unit == 2.0
     assert costs == {"a": 4.0, "b": 3.0}
+
+
+def test_what_is_counted_again_can_only_become_less() -> None:
+    """What disturbs a count adds to it; each is judged by the calibration of its own run."""
+    costs = {"a": 8.0, "b": 8.0, "c": 8.0}
+    assert lowered(costs, 2.0, {"a": 12.0, "b": 24.0}, 4.0) == {"a": 6.0, "b": 8.0, "c": 8.0}
 
 
 def test_the_table_names_what_got_slower() -> None:
