@@ -52,27 +52,35 @@ class Halving:
             SinkAway: the target takes nothing just now, and nothing was settled yet. SinkRefused: it refuses each of
                 many events, and has never taken any.
         """
-        refused = _in_halves(parts, send, outcomes)
+        refused = _in_halves(parts, send, outcomes, doubtful=not self._took_some)
         count = sum(map(len, parts))
         if len(refused) == count >= MANY and not self._took_some:
-            raise SinkRefused(f"it takes none of {count} events: {refused[0]}")
+            raise _at_fault(count, refused)
         self._took_some = self._took_some or len(refused) < count
 
 
 def _in_halves(
-    parts: Sequence[Sequence[int]], send: Callable[[Sequence[int]], object], outcomes: Outcomes
+    parts: Sequence[Sequence[int]],
+    send: Callable[[Sequence[int]], object],
+    outcomes: Outcomes,
+    *,
+    doubtful: bool,
 ) -> list[str]:
-    """Send them; the words of each refusal."""
+    """Send them; the words of each refusal. doubtful: the target may be one that takes nothing at all."""
     words: list[str] = []
     waiting = [part for part in reversed(parts) if part]
-    settled = False
     # As many as it takes to find a few that stand side by side.
     failures, most = 0, max(map(len, waiting), default=0).bit_length() + 4
+    settled = False
     while waiting:
+        if doubtful and len(words) == MANY:
+            doubtful = False
+            waiting = _without_one_taken(waiting, send, words)
+            continue
         part = waiting.pop()
         try:
             send(part)
-            settled = True
+            settled, doubtful = True, False
         except RequestRefused as refused:
             if len(part) == 1:
                 outcomes.reject(part[0], refused.words)
@@ -95,6 +103,32 @@ def _in_halves(
                 outcomes.fail(index, away)
             return words
     return words
+
+
+def _without_one_taken(
+    waiting: Sequence[Sequence[int]], send: Callable[[Sequence[int]], object], words: Sequence[str]
+) -> list[Sequence[int]]:
+    """What still waits, without an event that the target takes: a few from all over are asked for.
+
+    Raises:
+        SinkRefused: it takes none of them either. So a schema that does not fit costs a few requests, not two for
+        each event.
+    """
+    indexes = [index for part in reversed(waiting) for index in part]
+    for index in indexes[:: -max(len(indexes) // MANY, 1)][:MANY]:
+        try:
+            send([index])
+        except (RequestRefused, RequestFailed):
+            continue
+        left = ([other for other in part if other != index] for part in waiting)
+        return [part for part in left if part]
+    if indexes:
+        raise _at_fault(len(words), words)
+    return []
+
+
+def _at_fault(count: int, words: Sequence[str]) -> SinkRefused:
+    return SinkRefused(f"it takes none of {count:,} events: {words[0]}")
 
 
 def _halves(part: Sequence[int]) -> list[Sequence[int]]:

@@ -415,6 +415,36 @@ def test_a_target_that_refuses_each_of_many_events_and_never_took_one_is_at_faul
     assert len(many.errors) == 10
 
 
+def test_a_schema_that_does_not_fit_is_found_by_a_few_requests() -> None:
+    """Not by two for each of 5,000 rows."""
+
+    def go(part: Sequence[int]) -> None:
+        raise RequestRefused("no such field")
+
+    send = Counted(go)
+    with pytest.raises(SinkRefused, match="it takes none of 10 events: no such field"):
+        Halving()([range(2_500), range(2_500, 5_000)], send, Outcomes())
+    assert len(send.sent) < 60
+
+
+@pytest.mark.parametrize(
+    "bad", [set(range(600)), set(range(400, 1_000)), set(range(0, 1_000, 2)), set(range(999)), set(range(11))]
+)
+def test_many_bad_events_of_a_target_that_takes_others_are_all_found(bad: set[int]) -> None:
+    """Also where they come first: an event that is taken is sent once."""
+    taken_once: list[int] = []
+
+    def go(part: Sequence[int]) -> None:
+        if bad & set(part):
+            raise RequestRefused("too old")
+        taken_once.extend(part)
+
+    outcomes = Outcomes()
+    Halving()([range(500), range(500, 1_000)], go, outcomes)
+    assert set(outcomes.errors) == bad
+    assert sorted(taken_once) == sorted(set(range(1_000)) - bad)
+
+
 def test_a_target_that_is_away_at_once_takes_nothing() -> None:
     """The whole batch waits."""
 
