@@ -87,8 +87,12 @@ class FollowedFile:
         self._head = (0, "")
         self._parked: Position | None = None
         """Where to go on, in whatever file it is by then."""
+        self._read_to: Position | None = None
+        """The same file as far as it was read, which tells it better."""
         self._done: Position | None = None
         """The end of the file that was finished last: the one that follows it is next."""
+        self._before_this: Position | None = None
+        """The end of the file before this one, as long as nothing was read of this one."""
         self._copy = False
         self._gone_ms: float | None = None
         self._retry_ms = 0.0
@@ -149,6 +153,8 @@ class FollowedFile:
         if not block:
             self._block = b""
             return self._at_end(file) or self._due()
+        if self._before_this is not None and not self._still_next(file):
+            return None
         self.active_ms = now_ms()
         if self._said:
             _log.info("file can be read again", path=self.path)
@@ -160,6 +166,18 @@ class FollowedFile:
             lines = self._records.feed(lines, self.active_ms)
         self._note_tails(file, lines)
         return self._read(file, lines)
+
+    def _still_next(self, file: Opened) -> bool:
+        """Whether the file that is read for the first time is what follows the last one: it may have been copied and
+        truncated before there was anything of it to tell the copy by."""
+        known, self._before_this = self._before_this, None
+        assert known is not None, "asked"
+        following = self._rotated.after(known)
+        if following is None or following[0].identity == (file.device, file.inode):
+            return True
+        self.close()
+        self._done = known
+        return False
 
     @property
     def quiet(self) -> bool:
@@ -174,15 +192,23 @@ class FollowedFile:
         if self._records is not None and self._records.pending:
             return False
         if self._file is not None:
-            known, seen = self._position(self._file, self._unsent), self._seen
+            known, whole = (
+                self._position(self._file, self._unsent),
+                self._position(self._file, self._file.offset),
+            )
+            seen, before, gone_ms = self._seen, self._before_this, self._gone_ms
             self.close()
-            self._parked, self._seen = known, seen
+            if before is not None:
+                self._done = before
+            else:
+                self._parked, self._read_to, self._seen, self._gone_ms = known, whole, seen, gone_ms
         return True
 
     def close(self) -> None:
         """Let the file go; resume() opens one again."""
         file, self._file = self._file, None
         self._gone_ms, self._seen, self._parked, self._done, self._copy = None, None, None, None, False
+        self._before_this = self._read_to = None
         self._block, self._splitter = b"", LineSplitter()
         if self._records is not None:
             self._records.begin(0)
@@ -289,7 +315,11 @@ class FollowedFile:
         """Whether nobody writes to a rotated file any more: the next one is in use, and this one has been quiet."""
         if not following.size_bytes:
             return False
-        return quiet_ms >= FINISHED_MS or time.time() * 1_000 - file.written_ns / 1e6 >= FINISHED_MS
+        if quiet_ms >= FINISHED_MS:
+            return True
+        # Where the next one was rotated, too, this one was left longer ago than it was looked at.
+        rotated = following.path != self.path
+        return rotated and time.time() * 1_000 - file.written_ns / 1e6 >= FINISHED_MS
 
     def _finish(self, file: Opened) -> Read:
         """The rest of a file that ends here; afterwards the next is read, if there is one."""
@@ -308,9 +338,9 @@ class FollowedFile:
 
     def _truncated(self, file: Opened) -> Read | None:
         """copytruncate: what was not read yet may be in the copy; then from the start."""
-        known = self._position(file, self._unsent)
+        known, whole = self._position(file, self._unsent), self._position(file, file.offset)
         self.close()
-        self._parked = known
+        self._parked, self._read_to = known, whole
         self._reopen(truncated=True)
         return None
 
@@ -328,16 +358,16 @@ class FollowedFile:
     def _reopen(self, *, truncated: bool = False) -> bool:
         """Open what comes next: the file that was parked, the one after that which was finished, or the path."""
         if self._parked is not None:
-            known = self._parked
+            known, whole = self._parked, self._read_to or self._parked
             if self._seen is not None and self._seen == self._look():
                 return False
-            path = self._rotated.find(known)
+            path = self._rotated.find(whole)
             if path is not None:
                 if truncated:
                     _log.info("file was truncated", path=self.path, read_to=known.offset, copy=path)
                 moved = truncated and path != self.path
                 return self._open(path, known.offset, at=known, copy=moved)
-            following = self._rotated.after(known, gone=True)
+            following = self._rotated.after(whole, gone=True)
             if following is None:
                 if self._seen is not None:
                     self._seen = None
@@ -348,13 +378,18 @@ class FollowedFile:
                 _log.warning(
                     "the file read before is gone: lines may be missing", path=self.path, offset=known.offset
                 )
-            return self._open(following[0].path, following[1], expected=following[0])
+            return self._open(following[0].path, known.offset if following[1] else 0, expected=following[0])
         if self._done is not None:
             following = self._rotated.after(self._done)
             if following is None:
                 self.finished = not self._follow
                 return False
-            return self._open(following[0].path, following[1], expected=following[0])
+            known = self._done
+            if not self._open(following[0].path, following[1], expected=following[0]):
+                return False
+            if not following[1]:
+                self._before_this = known
+            return True
         return self._open(self.path, 0)
 
     def _open(
@@ -385,8 +420,9 @@ class FollowedFile:
         ):
             file.close()  # rotated or truncated between the look and now
             return False
+        gone_ms = self._gone_ms if at is not None else None  # of one that was parked
         self.close()
-        self._file, self._copy = file, copy
+        self._file, self._copy, self._gone_ms = file, copy, gone_ms
         self._splitter = LineSplitter(file.offset, self._max_line_bytes)
         if self._records is not None:
             self._records.begin(file.offset)

@@ -242,15 +242,27 @@ def matches(path: str, known: Position, *, by_inode: bool) -> bool:
 
     What cannot be read is not it.
     """
+    return bool(_holds(path, known, by_inode=by_inode))
+
+
+def is_another(path: str, known: Position) -> bool:
+    """Whether the file under a path, which has the inode of a position, is another one for certain."""
+    return _holds(path, known, by_inode=True) is False
+
+
+def _holds(path: str, known: Position, *, by_inode: bool) -> bool | None:
+    """None: it cannot be read."""
     try:
         file = open_file(path, 0)
     except (OSError, UsageError):
-        return False
+        return None
     try:
         if by_inode and (file.device, file.inode) != (known.device, known.inode):
             return False
         return file.holds(known)
-    except (OSError, Damaged):
+    except Damaged:
         return False
+    except OSError:
+        return None
     finally:
         file.close()

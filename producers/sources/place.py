@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 HEAD_BYTES = 256
 """So many first bytes are compared at most."""
-TAIL_BYTES = 64
+TAIL_BYTES = 256
 """And so many before the offset."""
 
 _SHAPE = re.compile(

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from producers.sources.opened import ENDINGS, matches
+from producers.sources.opened import ENDINGS, is_another, matches
 from producers.sources.place import Position
 
 TRIES = 5
@@ -89,9 +89,12 @@ class Rotated:
         gone: the known file was looked for and is nowhere, whatever has its inode now.
         """
         here = _sibling(self.path)
+        # An inode that was let go may be another file's by now, so content has the last word.
         same = None if gone else (known.device, known.inode)
         if here is not None and here.identity == same:
-            return None
+            if not is_another(self.path, known):
+                return None
+            same = None
         for each in self._later(known, same):
             if here is not None and here.identity == each.identity:
                 continue
@@ -111,9 +114,11 @@ class Rotated:
         if not known.written_ns:
             return []
         siblings = self._siblings()
-        own = next((each for each in siblings if each.identity == same), None)
+        own = next(
+            (each for each in siblings if each.identity == same and not is_another(each.path, known)), None
+        )
         order = (known.written_ns, own.newness if own else -_SMALL_NUMBER)
-        later = [each for each in siblings if each.identity != same and each.order > order]
+        later = [each for each in siblings if each is not own and each.order > order]
         return sorted(later, key=lambda each: each.order)
 
     def _find(self, known: Position) -> str | None:

@@ -369,3 +369,45 @@ def test_a_file_whose_rights_are_taken_away_and_given_back(
         finally:
             process.kill()
             process.communicate()
+
+
+def test_bad_input_of_hundreds_of_megabytes_takes_little_memory(
+    server: Server, stream: str, tmp_path: Path
+) -> None:
+    """A line of 100 MB, plain and compressed, a hole of 300 MB, a record without end: cut and counted."""
+    with (tmp_path / "1-line.log").open("wb") as file:
+        for _ in range(100):
+            file.write(b"x" * 1_000_000)
+        file.write(b"\nafter\n")
+    (tmp_path / "2-line.log.gz").write_bytes(gzip.compress(b"y" * 100_000_000 + b"\nafter\n", 1))
+    with (tmp_path / "3-hole.log").open("wb") as file:
+        file.truncate(300_000_000)
+        file.seek(0, os.SEEK_END)
+        file.write(b"after\n")
+    with (tmp_path / "4-record.log").open("wb") as file:
+        file.write(b"begin\n" + (b" " + b"z" * 98 + b"\n") * 100_000)
+    code = """
+        import resource, sys
+        from producers.producer import Producer
+        from producers.sources.feed import Fed, LineOptions
+        from producers.sources.follow import follow_file
+        from producers.sources.records import RULES, RecordOptions
+        url, stream, *paths = sys.argv[1:]
+        options = LineOptions(records=RecordOptions(rule=RULES["indent"]))
+        fed = Fed()
+        with Producer(url) as producer:
+            producer.send(stream, "warm").result()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            for path in paths:
+                follow_file(producer, stream, path, follow=False, options=options, fed=fed)
+        print(fed.confirmed, fed.cut, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+        """
+    paths = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), server.address.shown, stream, *paths],
+        cwd=ROOT, capture_output=True, text=True, timeout=50, check=True,
+    )  # fmt: skip
+    confirmed, cut, megabytes = map(int, done.stdout.split())
+    assert confirmed == 2 + 2 + 1 + 101
+    assert cut == 3
+    assert megabytes < 40
