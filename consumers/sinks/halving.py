@@ -31,18 +31,21 @@ MANY = 10
 
 
 class Halving:
-    """One sink's way of sending; remembers whether its target ever took anything."""
+    """One sink's way of sending; remembers whether its target takes anything."""
 
     def __init__(self) -> None:
         self._took_some = False
+        """Ever."""
+        self._alive = False
+        """It took something since it last failed: what it fails at then may be an event's fault."""
 
     def __call__(
         self, parts: Sequence[Sequence[int]], send: Callable[[Sequence[int]], object], outcomes: Outcomes
     ) -> None:
         """Send the events of each part, in halves where the target refuses or fails; puts down what went wrong.
 
-        One that is refused alone is rejected, with the target's words. One that fails alone, while others do not, is
-        retried, and this counts. Where nothing gets through at all, it is the target that is away: all wait.
+        One that is refused alone is rejected, with the target's words. One that fails alone is retried, which counts
+        if the target has taken something since it last failed; else it is the target that is away.
 
         Args:
             parts: indexes of events, as many to a request as fit. send: hands over the events with some of the
@@ -52,79 +55,96 @@ class Halving:
             SinkAway: the target takes nothing just now, and nothing was settled yet. SinkRefused: it refuses each of
                 many events, and has never taken any.
         """
-        refused = _in_halves(parts, send, outcomes, doubtful=not self._took_some)
+        call = _Call(send, outcomes, doubtful=not self._took_some)
+        try:
+            call.run(parts)
+        except SinkAway:
+            self._alive = False
+            raise
         count = sum(map(len, parts))
-        if len(refused) == count >= MANY and not self._took_some:
-            raise _at_fault(count, refused)
-        self._took_some = self._took_some or len(refused) < count
+        if len(call.refused) == count >= MANY and not self._took_some:
+            raise _at_fault(count, call.refused)
+        for index, words in call.failed:
+            outcomes.fail(index, SinkError(words) if call.took_some or self._alive else SinkAway(words))
+        self._alive = call.took_some or (self._alive and not call.failed)
+        self._took_some = self._took_some or call.took_some
 
 
-def _in_halves(
-    parts: Sequence[Sequence[int]],
-    send: Callable[[Sequence[int]], object],
-    outcomes: Outcomes,
-    *,
-    doubtful: bool,
-) -> list[str]:
-    """Send them; the words of each refusal. doubtful: the target may be one that takes nothing at all."""
-    words: list[str] = []
-    waiting = [part for part in reversed(parts) if part]
-    # As many as it takes to find a few that stand side by side.
-    failures, most = 0, max(map(len, waiting), default=0).bit_length() + 4
-    settled = False
-    while waiting:
-        if doubtful and len(words) == MANY:
-            doubtful = False
-            waiting = _without_one_taken(waiting, send, words)
-            continue
-        part = waiting.pop()
-        try:
-            send(part)
-            settled, doubtful = True, False
-        except RequestRefused as refused:
-            if len(part) == 1:
-                outcomes.reject(part[0], refused.words)
-                words.append(refused.words)
-                settled = True
-            else:
-                waiting += _halves(part)
-        except RequestFailed as failed:
-            failures += 1
-            if failures > most and not settled:
-                raise SinkAway(f"it fails at everything: {failed.words}") from None
-            if len(part) == 1:
-                outcomes.fail(part[0], SinkError(failed.words))
-            else:
-                waiting += _halves(part)
-        except SinkAway as away:
-            if not settled:
-                raise
-            for index in (*part, *(index for other in waiting for index in other)):
-                outcomes.fail(index, away)
-            return words
-    return words
+class _Call:
+    """One batch being sent."""
 
+    def __init__(
+        self, send: Callable[[Sequence[int]], object], outcomes: Outcomes, *, doubtful: bool
+    ) -> None:
+        """doubtful: the target may be one that takes nothing at all."""
+        self._send = send
+        self._outcomes = outcomes
+        self._doubtful = doubtful
+        self._waiting: list[Sequence[int]] = []
+        self.took_some = False
+        self.refused: list[str] = []
+        """The target's words for each event that was rejected."""
+        self.failed: list[tuple[int, str]] = []
+        """Events at which it failed, and its words."""
 
-def _without_one_taken(
-    waiting: Sequence[Sequence[int]], send: Callable[[Sequence[int]], object], words: Sequence[str]
-) -> list[Sequence[int]]:
-    """What still waits, without an event that the target takes: a few from all over are asked for.
+    def run(self, parts: Sequence[Sequence[int]]) -> None:
+        """Send all; SinkAway or SinkRefused if nothing is settled by it."""
+        self._waiting = [part for part in reversed(parts) if part]
+        # As many as it takes to find a few that stand side by side.
+        failures, most = 0, max(map(len, self._waiting), default=0).bit_length() + 4
+        while self._waiting:
+            if self._doubtful and not self.took_some and len(self.refused) == MANY:
+                self._doubtful = False
+                self._find_one_taken()
+                continue
+            part = self._waiting.pop()
+            try:
+                self._send(part)
+                self.took_some = True
+            except RequestRefused as refused:
+                if len(part) == 1:
+                    self._outcomes.reject(part[0], refused.words)
+                    self.refused.append(refused.words)
+                else:
+                    self._waiting += _halves(part)
+            except RequestFailed as failed:
+                failures += 1
+                if failures > most and not self._settled:
+                    raise SinkAway(f"it fails at everything: {failed.words}") from None
+                if len(part) == 1:
+                    self.failed.append((part[0], failed.words))
+                else:
+                    self._waiting += _halves(part)
+            except SinkAway as away:
+                if not self._settled:
+                    raise
+                for index in (*part, *(index for other in self._waiting for index in other)):
+                    self._outcomes.fail(index, away)
+                return
 
-    Raises:
-        SinkRefused: it takes none of them either. So a schema that does not fit costs a few requests, not two for
-        each event.
-    """
-    indexes = [index for part in reversed(waiting) for index in part]
-    for index in indexes[:: -max(len(indexes) // MANY, 1)][:MANY]:
-        try:
-            send([index])
-        except (RequestRefused, RequestFailed):
-            continue
-        left = ([other for other in part if other != index] for part in waiting)
-        return [part for part in left if part]
-    if indexes:
-        raise _at_fault(len(words), words)
-    return []
+    @property
+    def _settled(self) -> bool:
+        return self.took_some or bool(self.refused)
+
+    def _find_one_taken(self) -> None:
+        """Ask for a few events from all over, until the target takes one.
+
+        Raises:
+            SinkRefused: it takes none of them either. So a schema that does not fit costs a few requests, not two for
+            each event.
+        """
+        indexes = [index for part in reversed(self._waiting) for index in part]
+        for index in indexes[:: -max(len(indexes) // MANY, 1)][:MANY]:
+            try:
+                self._send([index])
+            except (RequestRefused, RequestFailed):
+                continue
+            self.took_some = True
+            left = ([other for other in part if other != index] for part in self._waiting)
+            self._waiting = [part for part in left if part]
+            return
+        if indexes:
+            raise _at_fault(len(self.refused), self.refused)
 
 
 def _at_fault(count: int, words: Sequence[str]) -> SinkRefused:

@@ -377,8 +377,28 @@ def test_a_target_that_fails_at_everything_is_away() -> None:
     with pytest.raises(SinkAway, match="it fails at everything: 500: oops"):
         Halving()([range(500)], send, Outcomes())
     assert len(send.sent) < 20
-    outcomes, _ = halved(1, go)
-    assert isinstance(outcomes.errors[0], SinkError)
+    few, _ = halved(2, go)
+    assert {index: type(error) for index, error in few.errors.items()} == {0: SinkAway, 1: SinkAway}
+
+
+def test_an_event_pays_for_a_failure_only_while_the_target_takes_others() -> None:
+    """However few come at a time: an event that the target cannot bear is convicted, an outage convicts none."""
+    sending, down = Halving(), {"down": False}
+
+    def go(part: Sequence[int]) -> None:
+        if down["down"] or 7 in part:
+            raise RequestFailed("500: oops")
+
+    def one(index: int) -> type[BaseException] | None:
+        outcomes = Outcomes()
+        sending([[index]], go, outcomes)
+        return type(outcomes.errors[index]) if outcomes.errors else None
+
+    assert one(7) is SinkAway
+    assert [one(index) for index in (1, 7, 7, 2, 7)] == [None, SinkError, SinkAway, None, SinkError]
+    one(1)
+    down["down"] = True
+    assert [one(index) for index in (1, 2, 1, 2, 1)] == [SinkError, SinkAway, SinkAway, SinkAway, SinkAway]
 
 
 def test_what_was_settled_before_the_target_went_away_is_not_sent_again() -> None:

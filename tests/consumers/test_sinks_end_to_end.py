@@ -73,6 +73,35 @@ def test_a_target_that_is_down_costs_nothing_and_a_refused_event_is_dead_alone(
     assert CANARY not in caplog.text + repr(letter) + repr(handler) + handler.__qualname__
 
 
+def test_a_wrong_token_costs_nothing_until_somebody_mends_it(
+    consuming: Consuming, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """401 to everything: events wait, the log says why; the right token in its file, and they are delivered."""
+    like, token = OpenSearchLike(), tmp_path / "token"
+    token.write_text(CANARY)
+
+    def answer(request: Request) -> Reply:
+        if request.headers["authorization"] != "Bearer right":
+            return Reply(
+                401, {"error": {"type": "security_exception", "reason": "missing credentials"}, "status": 401}
+            )
+        return like(request)
+
+    with fake(answer) as server:
+        consuming.app.consumer(consuming.stream, group="g", batch=100)(
+            sink(f"opensearch+http://{server.place}?index=logs&token_file={token}")
+        )
+        send(consuming, log_events(range(50)))
+        with consuming.running():
+            until(lambda: "until somebody mends it" in caplog.text, what="it is said")
+            token.write_text("right")
+            consuming.until_drained()
+    assert len(like.documents) == 50
+    assert consuming.dead() == []
+    assert "it refuses our user, password or token (401:" in caplog.text
+    assert CANARY not in caplog.text
+
+
 def test_events_of_two_streams_with_one_id_stay_two(server: Server, stream: str) -> None:
     """A producer numbers each stream on its own: what knows an event again must know its stream."""
     for target in targets():
