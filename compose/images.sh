@@ -48,7 +48,7 @@ debian() { # the system that our own images stand on
     mkdir -p "$CACHE"
     rm -f "$CACHE/$SUITE"-*.tar "$root.new"
     if command -v mmdebstrap >/dev/null; then
-      mmdebstrap --variant=apt --include=passwd \
+      mmdebstrap --format=tar --variant=apt --include=passwd \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' "$SUITE" "$root.new" \
         "deb $DEBIAN_MIRROR $SUITE main" "deb $DEBIAN_MIRROR $SUITE-updates main" \
