@@ -69,7 +69,7 @@ debian() { # the system that our own images stand on
 stand_in() { # NAME: built from compose/base/NAME.Dockerfile
   debian
   say "building $LOCAL/$1 from Debian's packages"
-  DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --network host --build-arg "DEBIAN=$DEBIAN" \
+  docker build --network host --build-arg "DEBIAN=$DEBIAN" \
     -t "$LOCAL/$1" -f "compose/base/$1.Dockerfile" compose/base >"$work/log" 2>&1 \
     || { tail -n 20 "$work/log" >&2; die "$LOCAL/$1 could not be built"; }
 }

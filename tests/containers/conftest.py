@@ -171,8 +171,23 @@ class Project:
         return f"redis://127.0.0.1:{self.ports[port]}/0?password_file={file}"
 
     def kill(self, service: str) -> None:
-        """kill -9 of its process 1."""
+        """kill -9 of its process 1; start() starts it again: what was killed by hand, the engine leaves to us."""
         docker("kill", "-s", "KILL", self.container(service))
+
+    def start(self, service: str) -> None:
+        """Start a container that was killed."""
+        docker("start", self.container(service))
+
+    def crash(self, service: str) -> None:
+        """kill -9 of all that its process 1 (tini) runs, and wait until the engine has started it again."""
+        before = self.inspect(service)["RestartCount"]
+        self.inside(service, "sh", "-c", "kill -9 -1", check=False)
+        until(
+            lambda: self.inspect(service)["RestartCount"] > before,
+            UP_S,
+            every_s=0.2,
+            what=f"no restart of {service}",
+        )
 
     def down(self) -> None:
         """Remove its containers, networks and volumes."""

@@ -52,7 +52,7 @@ def test_nothing_confirmed_is_lost_when_the_server_is_killed(served: tuple[Proje
         for receipt in receipts:
             receipt.result(timeout=30)
     one.kill(name)
-    docker("start", one.container(name))  # an engine restarts what died, but not what was killed by hand
+    one.start(name)
     one.until_healthy(name)
     with Consumer(stream, group="audit", url=url, timeout_s=2) as consumer:
         assert sorted(delivery.event.data["n"] for delivery in consumer) == list(range(2_000))
