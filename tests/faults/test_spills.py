@@ -79,11 +79,14 @@ def test_killed_processes_lose_nothing_that_was_written(
             proxy.refuse = turn % 3 != 2
             if proxy.refuse:
                 proxy.cut()
-            writers = [script(WRITER, proxy.url, stream, str(folder)) for _ in range(2)]
-            for writer in writers:
-                said = writer.stdout
-                assert said is not None
-                assert said.readline()  # it is under way
+            writers = []
+            for _ in range(2):
+                writer = script(WRITER, proxy.url, stream, str(folder))
+                writers.append(writer)
+                assert writer.stdout is not None
+                assert writer.stdout.readline()  # it is under way
+                if proxy.refuse:  # the other one finds the files of one that lives
+                    until(lambda: bool(files(folder)), 20)
             time.sleep(rng.random() * 2)
             for writer in writers:
                 writer.kill()

@@ -123,8 +123,8 @@ def test_the_end_of_the_process_leaves_in_files_what_was_not_sent(
             from producers.logs import LogHandler
             log = logging.getLogger("app")
             log.setLevel("INFO")
-            log.addHandler(LogHandler(sys.argv[2], url=sys.argv[1], spill=sys.argv[3], exit="1s"))
-            for number in range(5_000):
+            log.addHandler(LogHandler(sys.argv[2], url=sys.argv[1], spill=sys.argv[3], exit="300ms"))
+            for number in range(1_000):  # no more than may be on its way
                 log.info(str(number))
             """,
             *(proxy.url, stream, str(folder)),
@@ -138,9 +138,9 @@ def test_the_end_of_the_process_leaves_in_files_what_was_not_sent(
     for path in [folder, *folder.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
     ship = ship_logs(stream, url=server.address.shown, spill=str(folder))
-    log(ship, 5_000, 5_100)
+    log(ship, 1_000, 1_100)
     assert ship.flush(20)
-    assert [int(number) for number in numbers(link, stream)] == list(range(5_100))
+    assert [int(number) for number in numbers(link, stream)] == list(range(1_100))
     until(lambda: gone(folder), what="the folder is empty")
 
 
@@ -221,6 +221,7 @@ def test_a_full_disk_is_said_and_waited_out(
     assert lines[-500:] == list(range(20_000, 20_500))
     assert len(lines) + ship.shipper.dropped == 20_500
     assert caplog.text.count("cannot be written to the spill folder") <= 5
+    assert "damaged" not in caplog.text  # what was written in part was taken back
 
 
 def test_a_stream_that_takes_nothing_is_waited_for(
@@ -292,3 +293,25 @@ def test_damaged_files_cost_what_is_damaged(
     assert found[-1] == 5_000
     assert "damaged" in caplog.text
     until(lambda: gone(folder), what="nothing is left")
+
+
+def test_files_of_one_who_lives_are_left_alone(server: Server, link: Link, stream: str, folder: Path) -> None:
+    """Two who share a folder, as two processes would: each sends what is its own, and nothing is removed under it."""
+    with Proxy(server.address) as proxy:
+        proxy.refuse = True
+        one = ship_logs(stream, url=proxy.url, spill=folder, gather="50ms")
+        log(one, 0, 3_000)
+        until(lambda: bool(files(folder)), what="lines of the first wait in a file")
+        other = ship_logs(stream, url=proxy.url, spill=folder, gather="40ms")
+        log(other, 10_000, 10_100)
+        until(lambda: len(files(folder)) == 2, what="so do lines of the second")
+        proxy.refuse = False
+        assert other.flush(20)
+        proxy.refuse = True
+        proxy.cut()
+        log(one, 3_000, 6_000)
+        proxy.refuse = False
+        assert one.flush(20)
+    found = numbers(link, stream)
+    assert [number for number in found if number < 10_000] == list(range(6_000))
+    assert [number for number in found if number >= 10_000] == list(range(10_000, 10_100))
