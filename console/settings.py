@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 PREFIX = "MILLSTREAM"
 COMPLETE_VARIABLE = f"_{PREFIX}_COMPLETE"
+INTAKE_TOKEN = f"{PREFIX}_INTAKE_TOKEN"
+"""What every request to `millstream intake` has to bring: an option would show it to everyone who lists processes."""
 WORKER_URL = f"{PREFIX}_WORKER_URL"
 """What a supervisor tells its workers: --url would show a password to everyone who lists processes."""
 
@@ -23,6 +25,8 @@ class Settings:
     """Colour may be used where the output is a terminal: not under NO_COLOR (https://no-color.org) or TERM=dumb."""
     completing: bool = False
     """A shell asks for completions: nothing else is to be done."""
+    intake_token: str = field(default="", repr=False)
+    """The token of an intake over HTTP; empty: none, unless a file holds one."""
     worker_url: str | None = field(default=None, repr=False)
     """The address a supervisor gives its workers; None: this is no worker, or it is to look for itself."""
 
@@ -33,6 +37,7 @@ def settings_from(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         color=not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
         completing=bool(environ.get(COMPLETE_VARIABLE)),
+        intake_token=environ.get(INTAKE_TOKEN, ""),
         worker_url=environ.get(WORKER_URL) or None,
     )
 

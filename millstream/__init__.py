@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from producers.logs import LogHandler, ship_logs
     from producers.producer import Producer
     from producers.receipt import Receipt
+    from producers.sources.network.intake import Intake
     from producers.sources.postgres import PostgresOutbox, relay_outbox
 
 __version__ = "0.1.0.dev0"
@@ -78,6 +79,7 @@ __all__ = [
     "EncodeError",
     "Event",
     "EventTooLargeError",
+    "Intake",
     "Later",
     "LogHandler",
     "MaxRunError",
@@ -136,6 +138,7 @@ _HOMES = {
     "DeadLetters": "consumers.dead_letters",
     "Delivery": "consumers.delivery",
     "Event": "pipeline.event",
+    "Intake": "producers.sources.network.intake",
     "Later": "pipeline.outcome",
     "LogHandler": "producers.logs",
     "Outcome": "pipeline.outcome",

@@ -77,6 +77,28 @@ class AsyncProducer:
         prepared = producer.prepared(stream, data, type, key, id, headers, time, source)
         return await self._queue(lambda: producer.add_one(prepared, block_ms=0))
 
+    def send_now(
+        self,
+        stream: str,
+        data: Any = None,
+        *,
+        type: str = "",  # noqa: A002
+        key: str = "",
+        id: str = "",  # noqa: A002
+        headers: Mapping[str, str] | None = None,
+        time: datetime | None = None,
+        source: str = "",
+    ) -> Receipt:
+        """As send(), without waiting for room: for callbacks of an event loop.
+
+        Raises:
+            As Producer.send(); BufferFull if there is no room now.
+        """
+        producer = self._producer
+        return producer.add_one(
+            producer.prepared(stream, data, type, key, id, headers, time, source), block_ms=0
+        )
+
     async def send_many(
         self,
         stream: str,

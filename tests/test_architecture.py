@@ -32,10 +32,17 @@ HOMES = {
     "hiredis": ("pipeline.server", "benchmarks.limits"),
     "msgpack": ("pipeline.codec", "benchmarks.limits"),
     "ormsgpack": ("pipeline.codec", "benchmarks.limits"),
-    "zstandard": ("pipeline", "producers.sources.opened", "benchmarks.limits", "consumers.sinks.rotated"),
+    "zstandard": (
+        "pipeline",
+        "producers.sources.opened",
+        "producers.sources.network.inflate",
+        "benchmarks.limits",
+        "consumers.sinks.rotated",
+    ),
     # The demo's service and the benchmark of log calls stand for a user's application.
     "structlog": ("pipeline.observe", "producers.logs", "console.demo.service", "benchmarks.logs"),
     "psycopg": ("producers.sources.postgres", "consumers.sinks.postgres"),
+    "uvicorn": ("producers.sources.network.http_server",),
     "urllib3": ("consumers.sinks.http",),
     "pyarrow": ("consumers.sinks.parquet",),
     "click": ("console",),

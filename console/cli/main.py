@@ -23,6 +23,7 @@ VERBS = {
     },
     "Send and read": {
         "produce": "Lines, JSON lines or logfmt into a stream.",
+        "intake": "Take events over HTTP, TCP and syslog.",
         "tail": "Show a stream's events, and follow them.",
         "consume": "Hand a stream's events to a command or a sink.",
         "run": "Run the workers of an app.",

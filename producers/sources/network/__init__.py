@@ -1,0 +1,1 @@
+"""Network: events from programs that cannot write streams, over HTTP, TCP and UDP."""
