@@ -45,6 +45,10 @@ LINE_TYPE = "log"
             "millstream produce logs app.log --follow --multiline traceback",
             "a traceback is one event with its message",
         ),
+        (
+            "millstream produce web /var/log/nginx/access.log -f --type 'http.{status}'",
+            "a web server's log, as data",
+        ),
         ("millstream produce logs 'app.log.*.gz'", "compressed ones (gz, zst, bz2, xz), one after the other"),
         ("millstream produce logs --type '{level}' --key '{user}' < app.jsonl", "type and key from fields"),
         (

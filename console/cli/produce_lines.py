@@ -73,9 +73,9 @@ def follow(
     session: Session, producer: Producer, lines: Lines, paths: Sequence[str], *, from_end: bool, source: str
 ) -> int:
     """Files and what is written to them, until a signal."""
-    Watched(paths)  # says what is no file to be followed
     with Progress(session.out, "sent") as progress:
         if len(paths) == 1 and not is_pattern(paths[0]):
+            Watched(paths)  # says what is no file to be followed
             fed = follow_file(
                 producer, lines.stream, paths[0], options=lines.options, pack=lines.pack, stop=lines.stop,
                 from_end=from_end, source=source, progress=lambda fed: progress.at(fed.confirmed),

@@ -7,7 +7,7 @@ a file that is followed itself are left out, as nobody appends to them or they a
 import glob
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from pipeline.errors import NotFoundError, UsageError
 from pipeline.observe.log import get_logger
@@ -51,7 +51,11 @@ class Watched:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._named = dict.fromkeys(os.path.abspath(path) for path in paths if not is_pattern(path))
+        named = dict.fromkeys(os.path.abspath(path) for path in paths if not is_pattern(path))
+        # A shell that expands app.log* names the rotated files, too.
+        self._named = {path: None for path in named if _origin(path, named) is None}
+        for path in named.keys() - self._named.keys():
+            _log.warning("file is read as part of another", path=path, of=_origin(path, named))
         self._patterns = [path for path in paths if is_pattern(path)]
         self._next_s = 0.0
         self._left_out: set[str] = set()
@@ -78,8 +82,7 @@ class Watched:
         for path in matched:
             if path in self._named or path.endswith(ENDINGS) or not os.path.isfile(path):
                 continue
-            folder, name = os.path.split(path)
-            of = next((o for o in origins(name) if os.path.join(folder, o) in all_of), None)
+            of = _origin(path, all_of)
             real = os.path.realpath(path)
             if of is None and (real == path or real not in all_of):
                 found.append(path)
@@ -90,6 +93,12 @@ class Watched:
         took_s = time.monotonic() - began_s
         self._next_s = time.monotonic() + max(LOOK_S, 10 * took_s)
         return found
+
+
+def _origin(path: str, others: Container[str]) -> str | None:
+    """Of which of the others it was rotated away, by its name."""
+    folder, name = os.path.split(path)
+    return next((of for each in origins(name) if (of := os.path.join(folder, each)) in others), None)
 
 
 def _matched(pattern: str) -> list[str]:

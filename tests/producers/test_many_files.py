@@ -142,6 +142,21 @@ def test_what_a_pattern_matches_of_rotated_files_is_read_as_the_file_it_was(
         arrive(link, stream, {log: ["0", "1", "2", "3", "4", "5"], worker: ["of another"]})
 
 
+def test_rotated_files_that_a_shell_named_are_no_files_of_their_own(
+    producer: Producer, link: Link, stream: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`app.log*` without quotes: compressed or not, they are the past of one file, and it is said."""
+    log = tmp_path / "app.log"
+    write(log, "new")
+    write(tmp_path / "app.log.1", "old")
+    (tmp_path / "app.log.2.gz").write_bytes(gzip.compress(b"older\n"))
+    with Following(producer, stream, *sorted(tmp_path.iterdir())):
+        arrive(link, stream, {log: ["new"]})
+        write(log, "newer")
+        arrive(link, stream, {log: ["new", "newer"]})
+    assert caplog.text.count("read as part of another") == 2
+
+
 def test_from_the_end_holds_for_files_that_are_there_at_the_start(
     producer: Producer, link: Link, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
