@@ -43,6 +43,7 @@ class LineSplitter:
         self._size = 0
         self._kept = 0
         self._zeros = 0
+        """Zero bytes with which the line begins, as long as it is nothing else; then -1."""
         self._in_hole = False
 
     @property
@@ -92,14 +93,14 @@ class LineSplitter:
 
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
-        if part.startswith(b"\0") and self._kept == self._zeros:  # nothing but zeros until now
+        if part and self._zeros >= 0:
             behind = part.lstrip(b"\0")
-            zeros = len(part) - len(behind)
-            if self._in_hole or self._zeros + zeros >= HOLE_BYTES:
+            self._zeros += len(part) - len(behind)
+            if self._zeros >= HOLE_BYTES:
                 part, self._in_hole = behind, True
-                self._parts, self._kept, self._zeros = [], 0, 0
-            elif not behind:
-                self._zeros += zeros
+                self._parts, self._kept = [], 0
+            if behind:
+                self._zeros = -1
         room = self._max_line_bytes - self._kept
         if part and room > 0:
             self._parts.append(part[:room])
