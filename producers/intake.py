@@ -155,15 +155,15 @@ class Intake:
             events -= events % self.batch
         if not events:
             return []
-        # Others put more there at any time, behind these.
-        taken = entries[: events * PARTS]
-        del entries[: events * PARTS]
+        # Others put more there at any time, behind these. Each copy of so many costs: there is one of each.
+        end = events * PARTS
+        receipts, frames, bodies = entries[0:end:PARTS], entries[1:end:PARTS], entries[2:end:PARTS]
+        del entries[:end]
         self._sized = (0, 0)
         deadline_ms = self.since_ms + self._timeout_ms
         # What is left came after the last time something was taken.
         self.since_ms, self._taken_ms = max(self.since_ms, self._taken_ms) if entries else now_ms, now_ms
         self.taken += events
-        receipts, frames, bodies = taken[::PARTS], taken[1::PARTS], taken[2::PARTS]
         if frames.count(frames[0]) == events and frames[0].__class__ is Frame:
             chunks = list(self._chunks(receipts, frames, bodies, deadline_ms))
         else:
@@ -210,7 +210,10 @@ class Intake:
             while end - start > 1 and sum(map(len, bodies[start:end])) > self._most_bytes:
                 end = (start + end) // 2
             chunk = self._chunk(stream, deadline_ms)
-            self._fill(chunk, receipts[start:end], frames[start:end], bodies[start:end])
+            if end - start == len(receipts):
+                self._fill(chunk, receipts, frames, bodies)
+            else:
+                self._fill(chunk, receipts[start:end], frames[start:end], bodies[start:end])
             yield stream, chunk, True
             start = end
 

@@ -747,9 +747,8 @@ class Sender:
             return
         ready = self._exchange.ready(timeout_ms, self._waker.read_end)
         self._awake()
-        if ready and not self._exchange.in_flight:
-            # Nothing was asked, so this is the connection's end: noticed now, not by the next send.
-            self._exchange.disconnect()
+        if ready:
+            self._end_unasked()
 
     def _lulled(self, now: float) -> bool:
         """Single events come one by one, and nobody waits for their ends. With the lock held."""
@@ -766,8 +765,18 @@ class Sender:
         if self._exchange.in_flight:
             self._waker.pause(before_look_ms(now_ms() - self._written_ms, self._apart_ms) / 1_000)
         self._awake()
-        if ended and not self._exchange.in_flight:
-            self._exchange.disconnect()
+        if ended:
+            self._end_unasked()
+
+    def _end_unasked(self) -> None:
+        """Something came. If nothing was asked, it is the connection's end: noticed now, and not by the next send.
+
+        Or the answer to what was written by a send that was interrupted before it could note that: it is sent again.
+        """
+        with self._lock:
+            if not self._exchange.in_flight:
+                self._exchange.disconnect()
+                self.outbox.lost()
 
     def _awake(self) -> None:
         with self._lock:  # not while another thread writes because this one sleeps

@@ -141,6 +141,9 @@ class Link:
 
         A connection that breaks here is closed by whoever waits for the answer: that may be another thread.
         """
+        if self._failure is not None:
+            # Not closed here: another thread may wait for it just now.
+            raise NotConnectedError(f"the connection to {self._shown} broke: {self._failure}")
         self._usable()
         # In one piece: each system call may give the processor to the server, which then finds a part of it only.
         data = _packed(commands[0]) if len(commands) == 1 else b"".join([_packed(each) for each in commands])
