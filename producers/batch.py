@@ -234,10 +234,6 @@ class Batches:
         """The lowest unconfirmed number: every batch before it has ended."""
         return self._unconfirmed[0].number if self._unconfirmed else self.next_number
 
-    def base_of(self, number: int) -> int:
-        """The lowest unconfirmed number, if this one is on its way, too."""
-        return self._unconfirmed[0].number if self._unconfirmed else number
-
     @property
     def full(self) -> bool:
         """A whole batch is waiting."""
@@ -289,24 +285,16 @@ class Batches:
         self._in_air += len(taken)
         return taken
 
-    def next_for_one(self) -> int | None:
-        """The number of a batch that is written before it is made by take_one(); None if others have to go before it.
-
-        Should it come to nothing in between, no batch has that number.
-        """
-        if self.waiting or self._resend or len(self._unconfirmed) >= MAX_UNCONFIRMED:
-            return None
-        number = self.next_number
-        self.next_number = number + 1
-        return number
-
-    def take_one(self, number: int, chunk: Chunk) -> Batch:
-        """The batch of this chunk alone that was written under this number."""
+    def take_one(self, chunk: Chunk) -> Batch | None:
+        """A new batch of this chunk alone, to be sent now; None if something else has to go before it."""
         unconfirmed = self._unconfirmed
-        batch = Batch(number, [chunk])
-        batch.on_wire = True
-        batch.base = self.base_of(number)
+        if self.waiting or self._resend or len(unconfirmed) >= MAX_UNCONFIRMED:
+            return None
+        batch = Batch(self.next_number, [chunk])
+        self.next_number += 1
         unconfirmed.append(batch)
+        batch.on_wire = True
+        batch.base = unconfirmed[0].number
         self._in_air += 1
         return batch
 

@@ -141,24 +141,18 @@ class Exchange:
         """Whether write_one() may be used: connected, the script is known, and no level is waited for."""
         return self._link is not None and not self._load and self._wait is None
 
-    def write_one(self, batches: Batches, number: int, header: bytes, body: bytes, now_ms: float) -> None:
-        """Write a batch of one entry of one event, of which written_one() tells behind it.
-
-        Raises:
-            NotConnectedError: nothing was written.
-        """
+    def write_one(self, batches: Batches, batch: Batch, now_ms: float) -> None:
+        """write() of a batch that holds one entry of one event."""
         stream = batches.keys.stream
         append = self._appends.get(stream)
         if append is None:
             if len(self._appends) >= MAX_IDLE_STREAMS:
                 self._appends.clear()
             append = self._appends[stream] = OneAppend(batches.keys, self._encoder.producer, self._append)
-        base = batches.base_of(number)
-        self._open().post(append.command(number, base, header, body, renew=self._renews(stream, now_ms)))
-
-    def written_one(self, batches: Batches, batch: Batch, now_ms: float) -> None:
-        """The batch that was written by write_one(): its answer is awaited."""
+        header, body = batch.chunks[0].values
+        command = append.command(batch.number, batch.base, header, body, renew=self._renews(stream, now_ms))
         self._flights.append(_Flight(((batches, batch),), False, False, now_ms))
+        self._open().post(command)
 
     @property
     def unsent(self) -> bool:

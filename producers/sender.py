@@ -284,20 +284,18 @@ class Sender:
             self._inside = True
             try:
                 now = now_ms()
-                header = self._encoder.header(receipt._number, frame.type, frame.key)
+                chunk = self._chunk(frame.stream, now + self.options.send_timeout_ms)
+                chunk.fill_one(receipt, self._encoder.header(receipt._number, frame.type, frame.key), body)
                 batches = outbox.stream(frame.stream)
                 try:
-                    # Its number is taken before it is written, all else is noted while the server works.
-                    number = batches.next_for_one()
-                    if number is None:
+                    batch = batches.take_one(chunk)
+                    if batch is None:
                         return False
-                    exchange.write_one(batches, number, header, body, now)
-                    chunk = self._chunk(frame.stream, now + self.options.send_timeout_ms)
-                    chunk.fill_one(receipt, header, body)
                     outbox.count(chunk)
-                    exchange.written_one(batches, batches.take_one(number, chunk), now)
+                    exchange.write_one(batches, batch, now)
                 except NotConnectedError:
-                    return False  # nothing was written: it is queued, and the thread finds the same
+                    self._waker.wake()  # the thread finds the same, and sends again what the outbox has
+                    self._asleep = False
                 except BaseException as error:
                     exchange.spoil(error)  # as in _set_off
                     raise

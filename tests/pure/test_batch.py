@@ -370,22 +370,17 @@ def test_what_a_broken_connection_swallowed_stays_in_doubt_until_it_is_appended(
     assert settled.fate is Fate.UNKNOWN
 
 
-def test_a_batch_that_is_written_before_it_is_made_has_its_place_in_the_order() -> None:
-    """Its number is taken first; should it come to nothing, what follows has another, and a base beyond it."""
-    batches = Batches("s", batch_events=10, batch_bytes=1_000)
-    chunks = [Chunk(0.0, None) for _ in range(4)]
-    first = batches.next_for_one()
-    assert first is not None and batches.base_of(first) == first
-    one = batches.take_one(first, chunks[0])
-    assert batches.next_for_one() == first + 1  # and comes to nothing
-    third = batches.next_for_one()
-    assert third == first + 2 and batches.base_of(third) == first
-    two = batches.take_one(third, chunks[1])
-    assert (one.base, two.base, two.on_wire) == (first, first, True)
-    done = Appended(1, 0, 1, {})
-    assert [each.fate for each in batches.answered(one, done, 0)] == [Fate.CONFIRMED]
-    # Sent again, with a base that says what came to nothing.
-    assert batches.answered(two, Gap(first), 0) == []
-    assert [(batch.number, batch.base) for batch in batches.take(0)] == [(third, third)]
-    batches.add(chunks[2])
-    assert batches.next_for_one() is None
+def test_a_batch_of_one_chunk_is_made_at_once_unless_others_go_before_it() -> None:
+    """What waits, is sent again, or is too many unconfirmed."""
+    one = batches()
+    first = one.take_one(entry("a"))
+    second = one.take_one(entry("b"))
+    assert first is not None and second is not None
+    assert [(batch.number, batch.base, batch.on_wire) for batch in (first, second)] == [(1, 1, True), (2, 1, True)]
+    one.answered(first, Appended(1, 0, 1, {}), 0)
+    one.lost()
+    assert one.take_one(entry("c")) is None
+    assert [(batch.number, batch.base) for batch in one.take(0)] == [(2, 2)]
+    one.answered(second, Appended(1, 1, 1, {}), 0)
+    one.add(entry("d"))
+    assert one.take_one(entry("e")) is None
