@@ -290,6 +290,7 @@ class Sender:
                 try:
                     batch = batches.take_one(chunk)
                     if batch is None:
+                        receipt._ending = frame.awaited
                         return False
                     outbox.count(chunk)
                     exchange.write_one(batches, batch, now)

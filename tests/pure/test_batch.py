@@ -376,7 +376,10 @@ def test_a_batch_of_one_chunk_is_made_at_once_unless_others_go_before_it() -> No
     first = one.take_one(entry("a"))
     second = one.take_one(entry("b"))
     assert first is not None and second is not None
-    assert [(batch.number, batch.base, batch.on_wire) for batch in (first, second)] == [(1, 1, True), (2, 1, True)]
+    assert [(batch.number, batch.base, batch.on_wire) for batch in (first, second)] == [
+        (1, 1, True),
+        (2, 1, True),
+    ]
     one.answered(first, Appended(1, 0, 1, {}), 0)
     one.lost()
     assert one.take_one(entry("c")) is None
