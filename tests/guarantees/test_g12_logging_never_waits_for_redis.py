@@ -14,8 +14,10 @@ import pytest
 
 from producers.logs import LogHandler, ship_logs
 from producers.logs.shipper import end_all
+from producers.spill.segment import Segment
 from tests.conftest import OwnServer, Server
 from tests.proxy import Proxy
+from tests.until import until
 
 CALLS = 3_000
 LONGEST_S = 0.5
@@ -29,25 +31,25 @@ def shippers_end() -> Iterator[None]:
     end_all()
 
 
-def longest_call_s(url: str | None, stream: str) -> float:
+def longest_call_s(url: str | None, stream: str, spill: str = "") -> float:
     """How long the slowest of many log calls took, from both sides, at the best of three times.
 
     A machine that runs other things may stop a thread for so long now and then; a call that waits does so each time.
     """
     longest_s = LONGEST_S
     for attempt in range(3):
-        longest_s = min(longest_s, longest_of_calls_s(url, f"{stream}-{attempt}"))
+        longest_s = min(longest_s, longest_of_calls_s(url, f"{stream}-{attempt}", spill))
         if longest_s < LONGEST_S:
             break
     return longest_s
 
 
-def longest_of_calls_s(url: str | None, stream: str) -> float:
+def longest_of_calls_s(url: str | None, stream: str, spill: str) -> float:
     """How long the slowest took, through shippers that have just begun."""
-    ship = ship_logs(stream, url=url, queue_events=1_000, exit="100ms")
+    ship = ship_logs(stream, url=url, queue_events=1_000, exit="100ms", spill=spill)
     logger = logging.getLogger(f"g12.{stream}")
     logger.propagate = False
-    logger.addHandler(LogHandler(stream, url=url, queue_events=1_000, exit="100ms"))
+    logger.addHandler(LogHandler(stream, url=url, queue_events=1_000, exit="100ms", spill=spill))
     longest_s = 0.0
     for number in range(CALLS):
         began = time.perf_counter()
@@ -123,3 +125,25 @@ def test_g12_a_server_that_stops_in_the_midst(own_server: OwnServer) -> None:
     for timer in timers:
         timer.join()
     assert longest_s < LONGEST_S
+
+
+@pytest.mark.parametrize("disk", ["quick", "hangs", "full"])
+def test_g12_where_lines_spill(
+    disk: str, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the disk does: it is the thread that ships which writes."""
+    write = Segment._append
+    written = 0
+
+    def append(segment: Segment, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if disk == "hangs":
+            time.sleep(LONGEST_S)
+        if disk == "full":
+            raise OSError(28, "No space left on device")
+        write(segment, data)
+
+    monkeypatch.setattr(Segment, "_append", append)
+    assert longest_call_s("unix:///nonexistent/millstream/no.sock", stream, str(tmp_path)) < LONGEST_S
+    until(lambda: written > 0, what="the disk was asked")
