@@ -297,6 +297,27 @@ def test_what_a_broken_connection_leaves_unfinished_is_counted(
     assert datas(link, stream)[:2] == [{"n": 1}, {"n": 3}]
 
 
+def test_lines_without_an_end_are_bounded_together(listen: Listen, link: Link, stream: str) -> None:
+    """However many connections begin one: whoever goes beyond is turned away, and the others go on."""
+    intake = listen(tcp="0")
+    connections = intake.intake._lines
+    connections._max_held_bytes = 250_000
+    with ExitStack() as stack:
+        first, second, third = (stack.enter_context(intake.connect("tcp")) for _ in range(3))
+        for one in (first, second):
+            one.sendall(b'"' + b"x" * 100_000)
+        until(lambda: connections._held_bytes == 200_002)
+        third.sendall(b'"' + b"x" * 100_000)
+        until(lambda: connections.received.turned_away == 1)
+        until(lambda: connections._held_bytes == 200_002)
+        first.sendall(b'"\n')
+        until(lambda: len(events(link, stream)) == 1)
+        assert connections._held_bytes == 100_001
+    until(lambda: connections._held_bytes == 0)
+    took = intake.end()
+    assert (took.confirmed, took.turned_away, took.unfinished, took.lost) == (1, 1, 2, 0)
+
+
 @pytest.mark.slow
 def test_while_there_is_no_room_a_connection_is_not_read(own_server: OwnServer, stream: str) -> None:
     """Its sender waits, and loses nothing: all is there when the server is back, in order."""

@@ -21,6 +21,11 @@ class Frames(Protocol):
         """What is complete now."""
         ...
 
+    @property
+    def held_bytes(self) -> int:
+        """Of what has begun and not ended."""
+        ...
+
     def rest(self) -> bytes:
         """What has begun and not ended."""
         ...
@@ -61,6 +66,11 @@ class LineFrames:
                 self._held.clear()
         return found
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the line that has begun."""
+        return len(self._held)
+
     def rest(self) -> bytes:
         """A line without its end."""
         return bytes(self._held).rstrip(b"\r")
@@ -96,6 +106,11 @@ class SyslogFrames:
             else:
                 at = self._begin(data, at)
         return found
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the message that has begun."""
+        return len(self._held) + self._lines.held_bytes
 
     def rest(self) -> bytes:
         """A message that did not come to its end."""

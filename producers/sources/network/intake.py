@@ -77,7 +77,7 @@ class Took:
     unfinished: int = 0
     """Lines that a connection ended in the midst of."""
     turned_away: int = 0
-    """Connections beyond the most."""
+    """Connections beyond the most, in number or in what they had begun and not ended."""
     by: dict[str, int] = field(default_factory=dict)
     """Events by the way they came: http, tcp, syslog, udp."""
 
@@ -146,14 +146,12 @@ class Intake:
             else None
         )
         self._lines = Connections(
-            lambda: LineFrames(self._max_line_bytes),
-            self._take_line,
-            _is_json,
-            max_connections=MAX_CONNECTIONS,
-        )
+            lambda: LineFrames(self._max_line_bytes), self._take_line, _is_json,
+            max_connections=MAX_CONNECTIONS, max_held_bytes=BUFFER_BYTES,
+        )  # fmt: skip
         self._messages = Connections(
             lambda: SyslogFrames(self._max_line_bytes), self._take_message, lambda _: True,
-            max_connections=MAX_CONNECTIONS,
+            max_connections=MAX_CONNECTIONS, max_held_bytes=BUFFER_BYTES,
         )  # fmt: skip
         self._datagrams = Datagrams(self._take_datagram)
         self.addresses: dict[str, Endpoint] = {}

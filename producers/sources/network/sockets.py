@@ -39,7 +39,7 @@ class Received:
     dropped: int = 0
     """There was no room (UDP), or no time when stopping."""
     turned_away: int = 0
-    """Connections beyond the most that are allowed."""
+    """Connections beyond the most that are allowed, or whose lines without an end were more than fit in memory."""
 
 
 class Connections:
@@ -48,6 +48,7 @@ class Connections:
     Args:
         frames: cuts what a connection brings. take: queues a frame.
         whole: whether what a sender left without an end when it closed may be whole all the same.
+        max_held_bytes: of what has begun and not ended, in all connections together.
     """
 
     def __init__(
@@ -57,12 +58,15 @@ class Connections:
         whole: Callable[[bytes], bool],
         *,
         max_connections: int,
+        max_held_bytes: int,
     ) -> None:
         self.received = Received()
         self._frames = frames
         self._take = take
         self._whole = whole
         self._max_connections = max_connections
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -103,21 +107,29 @@ class Connections:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         frames = self._frames()
         at_its_end = False
+        held = 0
         waiting: list[bytes] = []
         try:
             while data := await self._next(reader):
                 long = frames.too_long
                 waiting = frames.feed(data)
                 self.received.too_long += frames.too_long - long
+                self._held_bytes += frames.held_bytes - held
+                held = frames.held_bytes
                 waiting.reverse()
                 while waiting:
                     await self._take(waiting[-1])
                     waiting.pop()
                     self.received.frames += 1
-            at_its_end = reader.at_eof()
+                if held and self._held_bytes > self._max_held_bytes:
+                    self.received.turned_away += 1
+                    break
+            else:
+                at_its_end = reader.at_eof()
         except ConnectionError:
             pass  # what it leaves unfinished is counted below
         finally:
+            self._held_bytes -= held
             self.received.dropped += len(waiting)
             rest = frames.rest()
             if (rest or frames.cut) and (frames.cut or not at_its_end or not self._whole(rest)):
