@@ -49,6 +49,8 @@ GIVE_WAY_S = 0.000_05
 KEEP_TRYING = "6h"
 """How long a line is tried once it is on its way: an outage ends lines by their number, not by their age."""
 ROOM_MS = 200
+SAY_S = 1.0
+"""How often dropped lines are spoken of in our own log at most."""
 TELL_S = 1.0
 """How often a line about dropped lines is shipped at most."""
 FULL = "more lines than fit in memory"
@@ -157,6 +159,8 @@ class LogShipper:
         self._untold: dict[str, Any] = {}
         """What is to be said in the stream about lines that were dropped."""
         self._tell_s = 0.0
+        self._said, self._say_s = self.dropped, 0.0
+        """How many dropped lines were spoken of in our own log, and when they may be again."""
         self._quiet_at = datetime.now(UTC)
         self._headers = {"host": socket.gethostname(), "pid": str(os.getpid())}
         self.spool = Spool(self.stream, self._folder, self.options, self.drop) if self._folder else None
@@ -237,7 +241,7 @@ class LogShipper:
             left = self._end_spool(self.spool, until_s)
         elif self._producer is not None:
             left += self._producer.end(max(until_s - time.monotonic(), 0.1) * 1_000)
-        if left or self.dropped > self._reported:
+        if left or self.dropped > self._said:
             _log.error("log lines were not shipped", unsent=left, dropped=self.dropped, stream=self.stream)
 
     def _end_spool(self, spool: Spool, until_s: float) -> int:
@@ -388,6 +392,7 @@ class LogShipper:
             self._report()
             self._tell()
             busy = busy or (producer is not None and bool(self._untold or self._telling))
+            busy = busy or self.dropped > self._said
             idle = spool is None or spool.idle
             if idle:
                 with self._sent:
@@ -526,15 +531,17 @@ class LogShipper:
             else:
                 self._untold = {"dropped": dropped - self._reported, "since": self._quiet_at}
             self._untold |= {"until": now, "why": self._why}
-            self._limited.warning(
-                "dropped",
-                "log lines dropped: the server does not take them",
-                dropped=dropped - self._reported,
-                why=self._why,
-            )
             self._reported = dropped
         else:
             self._quiet_at = datetime.now(UTC)
+        now_s = time.monotonic()
+        if dropped > self._said and now_s >= self._say_s:
+            _log.warning(
+                "log lines dropped: the server does not take them",
+                dropped=dropped - self._said,
+                why=self._why,
+            )
+            self._said, self._say_s = dropped, now_s + SAY_S
 
     def _tell(self) -> None:
         """Ship a line that says how many were dropped, when and why, once the server takes lines again."""

@@ -304,6 +304,7 @@ def test_without_room_the_oldest_go_first_and_errors_last(
     stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Counted, and said once a second at most."""
+    began_s = time.monotonic()
     ship = ship_logs(stream, url=NOWHERE, queue_events=100, gather=0, pack=0, exit="100ms")
     shipper = ship.shipper
 
@@ -334,7 +335,7 @@ def test_without_room_the_oldest_go_first_and_errors_last(
     assert [data_of(line)["event"] for line in shipper._lines] == list(range(950, 1_000))
     assert not shipper.intake
     until(lambda: "log lines dropped" in caplog.text)
-    assert caplog.text.count("log lines dropped") <= 3
+    assert caplog.text.count("log lines dropped") <= time.monotonic() - began_s + 2
 
 
 def test_the_queue_is_bounded_in_bytes(stream: str) -> None:
