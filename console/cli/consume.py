@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from console.cli.chosen import ChosenBatch, ChosenCommand
 from console.cli.exec_handler import ExecHandler
@@ -20,7 +21,7 @@ from console.cli.session import Session
 from console.cli.verb import Verb
 from console.settings import worker_environment
 from consumers.app import Pipeline
-from consumers.sinks.by_url import SINKS
+from consumers.sinks.by_url import SINKS, shows_password
 from consumers.sinks.by_url import sink as sink_by_url
 from consumers.sinks.console import Console
 from consumers.sinks.patient import Patient
@@ -42,6 +43,10 @@ COMMANDS = 8
         (
             "millstream consume logs -g alarm --where 'level>=error'",
             "only these; the others are done as they are",
+        ),
+        (
+            "millstream consume logs -g db --sink 'postgresql://app:${PGPASSWORD}@db/shop?table=logs'",
+            "each event a row of a table, once; `millstream sinks` lists where else",
         ),
         (
             "millstream consume orders -g mail --exec './send-mail --from shop'",
@@ -130,6 +135,12 @@ def verb(
         options["concurrency"] = concurrency or COMMANDS
     else:
         patient = _sink(sink or "console:", reader_left)
+        asked = click.get_current_context().get_parameter_source("sink")
+        if sink is not None and asked is ParameterSource.COMMANDLINE and shows_password(sink):
+            session.out.warn(
+                "whoever lists processes sees the password in --sink: write '${NAME}' for a variable, name a file with "
+                "password_file=, or give the URL as MILLSTREAM_CONSUME_SINK"
+            )
         handler = ChosenBatch(patient, where) if where else patient
         options["batch"] = batch or patient.batch_events
     app = Pipeline(session.url)

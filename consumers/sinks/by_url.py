@@ -8,7 +8,7 @@ from importlib import import_module
 
 from consumers.sinks.kind import SinkKind
 from consumers.sinks.patient import PATIENCE, Patient
-from consumers.sinks.sink_url import read_sink_url, scheme_of
+from consumers.sinks.sink_url import Secret, read_sink_url, scheme_of
 from pipeline.errors import UsageError
 from pipeline.units import Duration
 
@@ -89,6 +89,17 @@ def sink(url: str, *, patience: Duration = PATIENCE, environ: Mapping[str, str] 
         url, kind.options, others=kind.others, environ=os.environ if environ is None else environ
     )
     return Patient(kind.make(read), read.shown, patience=patience, batch_events=kind.batch_events)
+
+
+def shows_password(url: str) -> bool:
+    """Whether a password stands in the URL itself, so that everyone sees it who sees the URL.
+
+    Raises:
+        UsageError: as sink().
+    """
+    kind = kind_of(url)
+    options = read_sink_url(url, kind.options, others=kind.others, environ=os.environ).options
+    return any(isinstance(value, Secret) and value.in_the_open for value in options.values())
 
 
 def kind_of(url: str) -> SinkKind:

@@ -92,11 +92,13 @@ PASSWORD = Option("password", "secret", None, "password; better ${VARIABLE}, or 
 class Secret:
     """A password, or the file that holds it. Shows neither in `repr` nor in `str`."""
 
-    __slots__ = ("_file", "_text")
+    __slots__ = ("_file", "_text", "in_the_open")
 
-    def __init__(self, text: str = "", file: str | None = None) -> None:
+    def __init__(self, text: str = "", file: str | None = None, *, in_the_open: bool = False) -> None:
+        """in_the_open: it stands in the URL itself, for everyone who sees that."""
         self._text = text
         self._file = file
+        self.in_the_open = in_the_open
 
     def read(self) -> str:
         """The secret as it is now; the file's without its line end.
@@ -191,7 +193,7 @@ def read_sink_url(
             raise reading.wrong("gives two passwords: one before the @, or one as option")
         if not any(option.kind == "secret" and option.name == "password" for option in declared):
             raise reading.wrong("has a password before the @, and this sink takes none")
-        given["password"] = Secret(reading.expanded(login[1], "password"))
+        given["password"] = reading.secret(login[1], "password")
     options = reading.values(given)
     user = f"{quote(login[0], safe='')}@" if login is not None and login[0] else ""
     place = (
@@ -251,7 +253,7 @@ class _Reading:
                 if secret.name in declared:
                     raise self.wrong(f"has both {secret.name} and {secret.name}_file: one of them")
                 is_file = name != secret.name
-                declared[secret.name] = Secret(file=text) if is_file else Secret(self.expanded(text, name))
+                declared[secret.name] = Secret(file=text) if is_file else self.secret(text, name)
             elif name in self._declared:
                 declared[name] = text
             elif others:
@@ -300,9 +302,10 @@ class _Reading:
             raise self.wrong("names a port that is not 1 to 65535")
         return unquote(match[1]).strip("[]"), port
 
-    def expanded(self, text: str, name: str) -> str:
-        """The text with each ${NAME} replaced by that variable of the environment."""
+    def secret(self, text: str, name: str) -> Secret:
+        """The secret, with each ${NAME} replaced by that variable of the environment."""
         for variable in _VARIABLE.findall(text):
             if variable not in self._environ:
                 raise self.wrong(f"{name} names ${{{variable}}}, which the environment does not have")
-        return _VARIABLE.sub(lambda match: self._environ[match[1]], text)
+        found = _VARIABLE.sub(lambda match: self._environ[match[1]], text)
+        return Secret(found, in_the_open=bool(_VARIABLE.sub("", text)))

@@ -333,6 +333,12 @@ def test_a_command_that_still_runs_is_killed_when_consume_must_end(
         (("--sink", "jsonl:/no/such/folder/x.jsonl"), 2, "/no/such/folder"),
         (("--sink", "jsonl:x?rotat=1MB"), 2, "there is no option 'rotat'; there are: rotate, every, keep"),
         (("--sink", "jsonl:x?keep=0"), 2, "keep='0': at least 1"),
+        (("--sink", "postgresql://app:secret@db/shop"), 2, "the URL of sink postgresql: table=… is missing"),
+        (
+            ("--sink", "postgresql://app:${NOSUCH_}@db/x?table=t"),
+            2,
+            "names ${NOSUCH_}, which the environment does not",
+        ),
         (("--exec", "true", "--batch", "3"), 2, "--batch is for --sink"),
         (("--concurrency", "3"), 2, "--concurrency is for --exec"),
         (("--attempts", "0"), 2, "--attempts"),
@@ -371,3 +377,17 @@ def test_consume_keeps_running_while_its_group_is_paused(
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     assert err.read_text().count("group is paused") == 1
+
+
+def test_a_password_on_the_command_line_is_warned_of_and_not_shown(stream: str) -> None:
+    """Whoever lists processes sees it; in a variable nobody does."""
+    pytest.importorskip("psycopg", reason="psycopg (extra `postgres`) is not installed")
+    sink = "postgresql://app:Can4ry@db/shop?table=t"
+    args = ("consume", stream, "-g", "g")
+    ran = apart(*args, "--sink", sink, url="redis://127.0.0.1:1")
+    assert ran.code == 7
+    assert "whoever lists processes sees the password" in ran.err
+    assert "Can4ry" not in ran.err
+    ran = apart(*args, url="redis://127.0.0.1:1", environment={"MILLSTREAM_CONSUME_SINK": sink})
+    assert ran.code == 7
+    assert "whoever lists" not in ran.err

@@ -323,8 +323,8 @@ def test_several_processes_rotate_and_compress_one_file(tmp_path: Path) -> None:
     """No line is lost, torn or doubled, and nothing is left plain."""
     path = tmp_path / "out.jsonl"
     program = WRITER.replace("keep=1000", "keep=1000, compress='zstd'") + "\nsink.close()\n"
-    writers = [python(program, name, path, 100, "8kB") for name in "abc"]
-    assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+    writers = [python(program, name, path, 60, "8kB") for name in "ab"]
+    assert [writer.wait(30) for writer in writers] == [0, 0]
     JsonLines(path, compress="zstd", keep=1_000).close()
     lines = []
     for each in tmp_path.iterdir():
@@ -334,7 +334,7 @@ def test_several_processes_rotate_and_compress_one_file(tmp_path: Path) -> None:
             raw = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
         lines += [line.rstrip(".").split() for line in raw.decode().splitlines()]
     assert sorted(lines) == sorted(
-        [name, str(number), str(part)] for name in "abc" for number in range(100) for part in range(3)
+        [name, str(number), str(part)] for name in "ab" for number in range(60) for part in range(3)
     )
 
 
@@ -343,7 +343,9 @@ def test_a_file_of_an_earlier_hour_is_rotated(tmp_path: Path, compress: str) -> 
     """With the first write of the next one, by whoever writes it; within an hour it grows."""
     path = tmp_path / "out.jsonl"
     for hours, number in ((3, 1), (2, 2), (0, 3)):
-        JsonLines(path, every="1h", compress=compress)(events([number]))
+        target = JsonLines(path, every="1h", compress=compress)
+        target(events([number]))
+        target.close()
         with path.open("ab") as torn:
             torn.write(b"torn")  # by a writer that was killed: it is in no file
         then_s = time.time() - hours * 3_600

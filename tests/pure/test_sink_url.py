@@ -143,3 +143,20 @@ def test_undeclared_options_go_on_where_the_sink_passes_them_on() -> None:
     url = read("pg://db/x?table=t&sslmode=require&sslpassword=Can4ry", others=True)
     assert dict(url.others) == {"sslmode": "require", "sslpassword": "Can4ry"}
     assert "Can4ry" not in f"{url!r} {url}"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("pg://a:b@db/x?table=t", True),
+        ("pg://a@db/x?table=t&password=b", True),
+        ("pg://a@db/x?table=t&password=${PW}b", True),
+        ("pg://a:${PW}@db/x?table=t", False),
+        ("pg://a@db/x?table=t&password_file=b", False),
+    ],
+)
+def test_a_password_in_the_url_itself_is_known_as_such(url: str, shown: bool) -> None:
+    """So that the command line can warn: processes are listed with their arguments."""
+    secret = read(url, environ={"PW": CANARY}).password
+    assert secret is not None
+    assert secret.in_the_open is shown
