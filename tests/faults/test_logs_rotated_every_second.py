@@ -21,7 +21,7 @@ from tests.until import until
 
 LINES_PER_S = 10_000
 SLICES = 20
-KEPT = 30
+KEPT = 500
 
 
 class Writer:
@@ -56,7 +56,7 @@ class Writer:
         self._file = self.path.open("ab", buffering=0)
 
     def make_room(self, ending: str = "") -> Path:
-        """The path of the newest rotated file, all others being counted up."""
+        """The path of the newest rotated file, all others being counted up. None is removed before it was read."""
         for number in range(KEPT, 0, -1):
             for each in ("", ".gz"):
                 old = self.path.with_name(f"{self.path.name}.{number}{each}")

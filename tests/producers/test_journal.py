@@ -193,7 +193,7 @@ def test_on_the_command_line(stream: str, url: str, link: Link, journal: Journal
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_killed_again_and_again_no_entry_is_lost_or_repeated(
     stream: str, url: str, link: Link, journal: Journal, scaled: Any
 ) -> None:
