@@ -5,6 +5,7 @@ A spill is the files of one process: `<id>.lock`, which its process holds locked
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -15,6 +16,8 @@ from pipeline.keys import escape
 from pipeline.server.file_lock import FileLock
 from producers.spill.segment import Segment
 
+MAX_NAME_BYTES = 200
+"""A folder's name may have 255 bytes on most file systems."""
 _SEGMENT = re.compile(r"([0-9a-f]{16})\.(\d{8})\.spill")
 _LOCK = re.compile(r"([0-9a-f]{16})\.lock")
 
@@ -45,10 +48,12 @@ class SpillFolder:
     """The spills of one stream in a folder."""
 
     def __init__(self, folder: str, stream: str) -> None:
-        # Escaped further than keys are: a stream's name may hold what a folder's may not, and be a dot.
-        self.path = Path(folder) / escape(stream).replace("/", "%2F").replace(".", "%2E").encode()[
-            :200
-        ].decode("utf-8", "ignore")
+        # Escaped further than keys are: a stream's name may hold what a folder's may not, be a dot, and be longer.
+        name = escape(stream).replace("/", "%2F").replace(".", "%2E")
+        if len(name.encode()) > MAX_NAME_BYTES:
+            digest = hashlib.sha256(stream.encode()).hexdigest()[:32]
+            name = f"{name.encode()[: MAX_NAME_BYTES - 33].decode('utf-8', 'ignore')}-{digest}"
+        self.path = Path(folder) / name
 
     def own(self, spill_id: str) -> FileLock:
         """The lock of a new spill, ours from now on.

@@ -19,6 +19,7 @@ from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
 from producers.logs import LogHandler, ShipLogs, ship_logs
 from producers.logs.shipper import end_all
+from producers.spill.folder import SpillFolder
 from tests.conftest import OwnServer, Server
 from tests.producers.reading import datas, events
 from tests.proxy import Proxy
@@ -315,3 +316,25 @@ def test_files_of_one_who_lives_are_left_alone(server: Server, link: Link, strea
     found = numbers(link, stream)
     assert [number for number in found if number < 10_000] == list(range(6_000))
     assert [number for number in found if number >= 10_000] == list(range(10_000, 10_100))
+
+
+def test_each_stream_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Whatever it is called: none leads out of the folder, and none is another one's."""
+    names = [
+        "logs",
+        "a/b",
+        "..",
+        ".",
+        "a:b",
+        "a%3Ab",
+        "{a}:b",
+        "ü" * 250,
+        "ü" * 249 + "v",
+        "x" * 500,
+        "x" * 499 + "y",
+    ]
+    paths = [SpillFolder(str(tmp_path), name).path for name in names]
+    assert len(set(paths)) == len(names)
+    for path in paths:
+        assert path.resolve().parent == tmp_path
+        path.mkdir()
