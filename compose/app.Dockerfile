@@ -12,6 +12,7 @@ FROM ${MILLSTREAM} AS millstream
 
 # Compilers and headers, where a requirement has no wheel, belong into this stage: it is not part of the image.
 FROM ${BASE} AS build
+LABEL org.opencontainers.image.title=millstream-app
 ARG APP
 WORKDIR /src
 COPY --from=millstream /opt /opt
@@ -23,6 +24,7 @@ RUN set -e; if [ -s /app/requirements.txt ]; then \
     /opt/venv/bin/python -m compileall -q /app; mkdir /out; mv /opt /app /out
 
 FROM ${BASE}
+LABEL org.opencontainers.image.title=millstream-app
 RUN echo 'app:x:10001:0:The application:/app:/usr/sbin/nologin' >> /etc/passwd \
  && install -d -o 10001 -g 0 -m 0770 /data /var/log/app
 ENV PATH=/opt/venv/bin:/opt/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

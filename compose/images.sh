@@ -15,7 +15,10 @@ DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 SUITE=trixie
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/millstream-images
 LOCAL=millstream-base
-if [ -z "${PYTHON:-}" ]; then PYTHON=python3; [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python; fi
+for python in ${PYTHON:-} .venv/bin/python python3; do # an environment that uv made has no pip
+  if "$python" -m pip --version >/dev/null 2>&1; then PYTHON=$python; break; fi
+done
+PYTHON=${PYTHON:-python3}
 
 say() { echo "images.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -100,12 +103,14 @@ wheels() { # of this Millstream and of all it needs, for the Python of the image
   say "no wheels could be gathered here, the build fetches them itself: $(tail -n 1 "$work/log")"
 }
 
-build() { # NAME DOCKERFILE ARGUMENT…
-  local name=$1 file=$2
-  shift 2
+build() { # NAME DOCKERFILE TITLE ARGUMENT…
+  local name=$1 file=$2 title=$3
+  shift 3
   say "building $name"
   docker build -t "$name" -f "compose/$file" "$@" . >"$work/log" 2>&1 \
     || { tail -n 20 "$work/log" >&2; die "$name could not be built"; }
+  # What this replaces; what is younger serves the next build as its cache.
+  docker image prune -f --filter "label=org.opencontainers.image.title=$title" --filter until=24h >/dev/null
 }
 
 docker version >/dev/null 2>&1 || die "there is no Docker engine that answers (docker version says why)"
@@ -121,12 +126,12 @@ for name in "${@:-redis valkey postgres millstream app}"; do for name in $name; 
     millstream)
       have python BASE python:3.12-slim; base=$image
       wheels
-      build millstream:latest Dockerfile --build-arg "BASE=$base"
+      build millstream:latest Dockerfile millstream --build-arg "BASE=$base"
       remember MILLSTREAM_IMAGE millstream:latest ;;
     app)
       have python BASE python:3.12-slim; base=$image
       there millstream:latest || die "the image of the app takes Millstream from millstream:latest: images.sh millstream app"
-      build millstream-shop:latest app.Dockerfile --build-arg "BASE=$base" --build-arg APP=examples/shop
+      build millstream-shop:latest app.Dockerfile millstream-app --build-arg "BASE=$base" --build-arg APP=examples/shop
       remember APP_IMAGE millstream-shop:latest ;;
     *) die "there is no image $name: redis valkey postgres python millstream app" ;;
   esac
