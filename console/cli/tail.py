@@ -13,7 +13,7 @@ from console.cli.verb import Verb
 from console.event_view import EventView, Filter, views_of
 from console.line_template import LineTemplate
 from pipeline.errors import MillstreamError, NoSuchStreamError, NotConnectedError, UsageError
-from pipeline.position import after, parse_entry_id, position_id
+from pipeline.position import MAX_SEQ, after, parse_entry_id, position_id
 from pipeline.selection import Selection
 from pipeline.server.connect import Link
 from pipeline.server.overview import groups, server_ms, stream_facts
@@ -82,7 +82,7 @@ UP_MS = 60_000
     "--stats", is_flag=True, help="How many events of each level in each interval, in place of the events."
 )
 @click.option("--interval", type=DURATION, metavar="DURATION",
-              help="Of --stats; 10s with -f, else what makes some 30 lines.")  # fmt: skip
+              help="Of --stats; 10s with -f, else what makes at most 40 lines.")  # fmt: skip
 @click.pass_obj
 def verb(
     session: Session,
@@ -186,7 +186,11 @@ class _Tail:
     def end(self, link: Link, until: str, newest: str) -> str:
         """The id to end with: of a time, the last one of its millisecond."""
         position = position_id(until, server_ms(link), "--until")
-        return newest if position == "$" else min(position, newest, key=parse_entry_id)
+        if position == "$":
+            return newest
+        ms, seq = parse_entry_id(position)
+        of_one_entry = until.strip() == f"{ms}-{seq}"
+        return min(position if of_one_entry else f"{ms}-{MAX_SEQ}", newest, key=parse_entry_id)
 
     def forward(self, link: Link, name: str, begin: str, end: str) -> Iterator[EventView]:
         """The chosen events from begin to end, as they are asked for."""

@@ -166,6 +166,21 @@ def test_comparisons_text_and_times_choose_events(
     assert (ran.code, numbers(ran.lines)) == (0, list(shown)), ran.err
 
 
+def test_a_range_ends_with_the_last_entry_of_its_millisecond(stream: str, url: str, link: Link) -> None:
+    """Or with the very entry that is named."""
+    for n in range(4):
+        fields = encode_entry(Event({"n": n}), producer="p", number=n)
+        link.call("XADD", stream, f"{1_700_000_000_000 + n // 3}-{n % 3}", *fields)
+    for until, last in (
+        ("1700000000000", 2),
+        ("2023-11-14T22:13:20Z", 2),
+        ("1700000000000-1", 1),
+        ("end", 3),
+    ):
+        ran = here("tail", stream, "--until", until, "-o", "ndjson", url=url)
+        assert numbers(ran.lines) == list(range(last + 1)), until
+
+
 def test_what_cannot_be_read_is_left_out_by_a_comparison(motley: str, url: str) -> None:
     """Also by one that is true of what has no such field."""
     ran = here("tail", motley, "--where", "nothing=null", "-o", "ndjson", url=url)
