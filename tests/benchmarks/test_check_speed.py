@@ -71,7 +71,7 @@ def test_a_path_over_its_budget_fails_the_check(
 
 @counts
 @pytest.mark.timeout(300)  # 40 times as slow as without valgrind, and the machine may be busy
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_instructions_are_the_same_each_time_and_a_slow_down_is_named(tmp_path: Path) -> None:
     """A third more is put into encode_entry(): what calls it is over its budget, the rest to 1 % as before."""
     program = tmp_path / "program.py"

@@ -35,7 +35,7 @@ def left_behind(link: Link) -> list[bytes]:
     return keys
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_every_figure_is_there_and_nothing_is_left_behind(own_server: OwnServer) -> None:
     """Rates with their shares, latency, bytes; all that was sent arrived; no key stays."""
     server = own_server()

@@ -241,7 +241,7 @@ def test_many_batches_are_there_once(consuming: Consuming) -> None:
     assert consuming.dead() == []
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_consumer_that_is_killed_again_and_again_leaves_each_event_once(
     consuming: Consuming, server: Server
 ) -> None:

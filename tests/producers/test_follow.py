@@ -424,7 +424,7 @@ def test_a_server_killed_and_started_again_loses_and_repeats_no_line(
     connector.close()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_follower_killed_again_and_again_loses_and_repeats_no_line(
     server: Server, link: Link, stream: str, log: Path
 ) -> None:

@@ -292,6 +292,7 @@ def test_sent_once_files_come_one_after_the_other(stream: str, url: str, tmp_pat
     assert "no file matches" in none.error
 
 
+@pytest.mark.campaign
 def test_on_the_command_line_many_files_are_killed_and_go_on(
     stream: str, url: str, tmp_path: Path, link: Link
 ) -> None:
