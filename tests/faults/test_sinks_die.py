@@ -62,6 +62,15 @@ class Crew:
         worker.wait()
         self.start()
 
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+
     def stop(self) -> list[int]:
         """Tell them all to stop; their exit codes."""
         for worker in self.workers:
@@ -94,7 +103,22 @@ def run(
     kills: int,
 ) -> dict[str, float]:
     """All events into the table, through so many kills and half as many stops; what was done, and how fast it went."""
-    crew = Crew(server.url, consuming.stream, f"{database.url_of('app:${PW}')}&table=logs&timeout=5s", log)
+    sink = f"{database.url_of('app:${PW}')}&table=logs&timeout=5s"
+    with Crew(server.url, consuming.stream, sink, log) as crew:
+        return run_crew(crew, consuming, server, database, rng, events, kills)
+
+
+def run_crew(
+    crew: Crew,
+    consuming: Consuming,
+    server: Server,
+    database: Postgres,
+    rng: random.Random,
+    events: int,
+    kills: int,
+) -> dict[str, float]:
+    """run(), with workers that are gone at its end, however it ends."""
+    log = crew.log
     feeding = threading.Thread(target=feed, args=(server.url, consuming.stream, events))
     feeding.start()
     began_s = time.monotonic()
