@@ -91,7 +91,11 @@ class Crew:
 
     def until_joined(self, link: Link) -> "Crew":
         """Wait until every running worker has a consumer in the group."""
-        until(lambda: all(self.name_of(link, w.pid) for w in self.workers), 20, what=self.said)
+        try:
+            until(lambda: all(self.name_of(link, w.pid) for w in self.workers), 20, what=self.said)
+        except BaseException:
+            self.__exit__()  # a `with` that begins with this has not begun: nobody else would end them
+            raise
         return self
 
     def name_of(self, link: Link, pid: int) -> str:
