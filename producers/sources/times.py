@@ -37,6 +37,8 @@ _UNITS = ((10**11, 1_000), (10**14, 1), (10**17, 1e-3), (float("inf"), 1e-6))
 """Below the first a number is seconds, below the second ms, then us, then ns."""
 _LEAST_NUMBER = 10**8
 """1973: what is less is more likely a duration, unless its field is called so that it cannot be."""
+_MOST_NUMBER = 10**24
+"""What is more is no other time than this, which cannot be right either: a line may hold 1e400, or 400 digits."""
 _CERTAIN = frozenset(("timestamp", "@timestamp", "ts"))
 _NOTED = 4_096
 _TEXT_LOOKED_AT = 64
@@ -201,6 +203,7 @@ def _shown(time_ms: int) -> str:
 def _since_1970(number: float) -> int | None:
     if number != number or number < 0:
         return None
+    number = min(number, _MOST_NUMBER)
     return int(next(number * factor for below, factor in _UNITS if number < below or below == float("inf")))
 
 

@@ -18,10 +18,11 @@ from pipeline.errors import NotFoundError, UsageError, WrongKeyTypeError
 from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
 from producers.producer import Producer
-from producers.sources.feed import Fed
+from producers.sources.feed import Fed, LineOptions
 from producers.sources.follow import follow_file, send_lines
-from producers.sources.parsers import parse_json, parse_text
+from producers.sources.parsers import parse_auto, parse_json, parse_text
 from producers.sources.several import file_source
+from producers.sources.times import time_auto
 from tests.conftest import OwnServer, Server
 from tests.producers.reading import datas, events
 from tests.proxy import Proxy
@@ -286,6 +287,17 @@ def test_garbage_stops_nothing(producer: Producer, link: Link, stream: str, log:
     assert [event.data for event in found][:2] == ["good", "\\xff\\xfe\x00\\x80 bad"]
     assert found[1].headers["decoded"] == "backslashreplace"
     assert found[3].data == "good again"
+
+
+@pytest.mark.parametrize("number", ["1e400", "9" * 400, "-1e400", "NaN"])
+def test_a_number_beyond_all_times_stops_nothing(
+    number: str, producer: Producer, link: Link, stream: str, log: Path
+) -> None:
+    """It is a line like others, not one that ends the follower again and again."""
+    log.write_text(f'before\n{{"ts": {number}}}\nbehind\n')
+    fed = follow_file(producer, stream, str(log), follow=False, options=LineOptions(parse_auto, time=time_auto()))
+    assert fed.confirmed == 3
+    assert [data for data in datas(link, stream) if isinstance(data, str)][::2] in (["before"], ["before", "behind"])
 
 
 def test_of_a_line_beyond_the_limit_the_beginning_is_sent(

@@ -122,6 +122,8 @@ def test_of_what_is_parsed_the_time_is_found(line: str) -> None:
         ({"ts": 12.5}, "lies before 2000"),
         ({"time": "2100-01-01T00:00:00Z"}, "2100-01-01T00:00:00.00:00 lies more than a day ahead"),
         ({"ts": 10**19}, "lies more than a day ahead"),
+        ({"ts": 10**400}, "lies more than a day ahead"),
+        ({"ts": float("inf")}, "lies more than a day ahead"),
         ("2026-02-30 12:00:00 x", "there is no day 2026-02-30"),
         ("2026-11-26 25:00:00 x", "there is no 25:00 o'clock"),
         ("9999-12-31 23:59:59 x", "ahead"),
