@@ -8,6 +8,7 @@ If killed: what is in files is sent by the next process that ships to the same s
 is lost. Used by one thread.
 """
 
+import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -38,6 +39,10 @@ SECURE_S = 1.0
 ADOPT_S = 30.0
 """How often a process looks for what others left behind."""
 DISK_RETRY_S = 1.0
+UNREAD_S = 1.0
+"""How long a file that cannot be read just now is left alone."""
+PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR))
+"""Failures to read that say nothing of the file: what waits in it waits on."""
 TURN_S = 0.05
 """How long entries are sent from files before new lines are looked at."""
 ROOM_MS = 20
@@ -78,6 +83,8 @@ class _Spill:
     again: deque[Record] = field(default_factory=deque)
     """What failed and is in no file: it goes before everything else."""
     peeked: tuple[Record, Segment, int] | None = None
+    unread_s: float = 0.0
+    """When to look again at a file that could not be read; 0: it can be."""
     before: str = ""
     """Where the source stands once all that was handed is in the stream."""
     confirmed: int = 0
@@ -122,7 +129,7 @@ class Spool:
     @property
     def idle(self) -> bool:
         """Everything is in the stream."""
-        return not (self._adopted or self._own.handed or self._own.again) and self._peek(self._own) is None
+        return not (self._adopted or self._own.handed or self._own.again or self._unread(self._own))
 
     @property
     def waits(self) -> bool:
@@ -176,7 +183,7 @@ class Spool:
             if not more or time.monotonic() - now_s > TURN_S:
                 break
         for spill in list(self._adopted):
-            if not spill.handed and self._peek(spill) is None:
+            if not spill.handed and not self._unread(spill):
                 self._adopted.remove(spill)
                 self._remove(spill)
         handed = self._own.handed
@@ -224,7 +231,7 @@ class Spool:
         secured = self.secure()
         for spill in [*self._adopted, self._own]:
             self._learn(spill)
-            if not spill.handed and not spill.again and self._peek(spill) is None:
+            if not spill.handed and not spill.again and not self._unread(spill):
                 self._remove(spill)
         left = 0 if secured else sum(one.events for one in self._own.handed if one.segment is None)
         left += sum(record.events for record in self._own.again)
@@ -257,18 +264,28 @@ class Spool:
         """Whose turn it is to be sent: those that others left come first, and are in the stream before the next begins:
         what is refused of one, as it stands elsewhere than we know, must not come behind what is later."""
         for spill in self._adopted:
-            if spill.handed or self._peek(spill) is not None:
+            if spill.handed or self._unread(spill):
                 return spill
-        return self._own if self._own.again or self._peek(self._own) is not None else None
+        return self._own if self._own.again or self._unread(self._own) else None
+
+    def _unread(self, spill: _Spill) -> bool:
+        """Whether something in the files was not handed yet, as far as they can be read."""
+        return self._peek(spill) is not None or bool(spill.unread_s)
 
     def _peek(self, spill: _Spill) -> tuple[Record, Segment, int] | None:
-        """The next entry in the files."""
+        """The next entry in the files; None: there is none, or (unread_s) it cannot be read just now."""
+        if spill.unread_s and time.monotonic() < spill.unread_s:
+            return None
+        spill.unread_s = 0.0
         while spill.peeked is None and spill.segments:
             segment = spill.segments[0]
             try:
                 one = segment.next()
             except OSError as error:
                 self._limited.warning("read", "spilled log lines cannot be read", error=str(error))
+                if error.errno in PASSING:
+                    spill.unread_s = time.monotonic() + UNREAD_S
+                    return None
                 one = None
                 segment.seal()
             if one is None:
@@ -288,6 +305,8 @@ class Spool:
 
     def _hand_next(self, spill: _Spill) -> bool:
         peeked = self._peek(spill)
+        if spill.unread_s:  # what is in no file is later
+            return False
         if spill.again and (peeked is None or spill.again[0].first < peeked[0].first):
             if not self._hand(spill, spill.again[0], block_ms=ROOM_MS):
                 return False
@@ -452,7 +471,7 @@ class Spool:
         while spill.read and spill.read[0] is not oldest:
             spill.read.popleft().remove()
         # The last one is written to as long as something waits or is on its way.
-        if oldest is None and self._peek(spill) is None and spill.segments:
+        if oldest is None and not self._unread(spill) and spill.segments:
             spill.segments.popleft().remove()
             self._remove(spill)
 

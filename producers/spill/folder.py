@@ -13,12 +13,14 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 from pipeline.keys import escape
+from pipeline.observe.log import Limited, get_logger
 from pipeline.server.file_lock import FileLock
 from producers.spill.segment import Segment
 
 MAX_NAME_BYTES = 200
 """A folder's name may have 255 bytes on most file systems."""
 _SEGMENT = re.compile(r"([0-9a-f]{16})\.(\d{8})\.spill")
+_limited = Limited(get_logger("logs"))
 _LOCK = re.compile(r"([0-9a-f]{16})\.lock")
 
 
@@ -88,12 +90,18 @@ class SpillFolder:
             if spill_id in besides:
                 continue
             lock = FileLock(self.path / f"{spill_id}.lock")
-            if not (lock.try_acquire() and _is_named(lock)):
+            try:
+                if not (lock.try_acquire() and _is_named(lock)):
+                    lock.close()
+                    continue
+                segments = self.segments(spill_id)
+                if not segments:
+                    self.remove(spill_id, lock)
+                    continue
+            except OSError as error:  # it is another user's, for one: the lines of others do not wait for that
                 lock.close()
-                continue
-            segments = self.segments(spill_id)
-            if not segments:
-                self.remove(spill_id, lock)
+                _limited.warning("lock", "log lines that another process left cannot be sent by this one",
+                                 spill=spill_id, error=error.strerror or str(error))  # fmt: skip
                 continue
             found.append((_changed_s(segments[0].path), spill_id, lock, segments))
         return [

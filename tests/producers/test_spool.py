@@ -1,5 +1,7 @@
 """The spool by itself: whatever fails and whenever, each line ends up in the stream once, and in order."""
 
+import errno
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -107,3 +109,72 @@ def test_whatever_fails_each_line_is_there_once_and_in_order(
     assert lost == []
     assert number > 200
     assert not [path for path in folder.path.iterdir() if path.suffix != ".lock"]
+
+
+def left_behind(stream: str, folder: SpillFolder, options: LogOptions, start: int, count: int) -> None:
+    """Lines in files whose process is no more."""
+    spool = Spool(stream, folder, options, lambda _count, _why: None)
+    for record in spool.records(lines(start, count)):
+        spool.put(record)
+    assert spool.close() == 0
+
+
+def test_no_file_can_be_opened_for_a_while(
+    server: Server, link: Link, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application has no descriptor left: what waits in files stays there, and still comes before what is newer."""
+    options = LogOptions(spill=str(tmp_path), pack=20, spill_sync_ms=0)
+    folder = SpillFolder(str(tmp_path), stream)
+    left_behind(stream, folder, options, 0, 100)
+    opened = os.open
+    failed: list[object] = []
+
+    def refuse(path: os.PathLike[str], flags: int, *rest: int) -> int:
+        if str(path).endswith(".spill"):
+            failed.append(path)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr("producers.logs.spool.UNREAD_S", 0.02)
+    monkeypatch.setattr("producers.logs.spool.DISK_RETRY_S", 0.02)
+    with Producer(server.address.shown) as producer:
+        spool = Spool(stream, folder, options, lambda _count, _why: None)
+        spool.producer = producer
+        with monkeypatch.context() as patch:
+            patch.setattr("producers.spill.segment.os.open", refuse)
+            spool.step()
+            for record in spool.records(lines(100, 50)):
+                spool.put(record)
+            spool.step()
+            assert failed
+            assert not spool.idle
+        until(lambda: not spool.step() and spool.idle, what="all is in the stream", every_s=0.001)
+        assert spool.close() == 0
+    assert [data["event"] for data in datas(link, stream) if isinstance(data, dict)] == list(range(150))
+    assert not list(folder.path.glob("*.spill"))
+
+
+def test_a_lock_that_is_another_users_stops_nobody(
+    server: Server, link: Link, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that root ran once left lines there: only those have to wait."""
+    options = LogOptions(spill=str(tmp_path), pack=20, spill_sync_ms=0)
+    folder = SpillFolder(str(tmp_path), stream)
+    left_behind(stream, folder, options, 0, 100)
+    theirs = folder.next_path("f" * 16, 1)  # looked at last
+    theirs.write_bytes(b"")
+    opened = os.open
+
+    def refuse(path: os.PathLike[str], flags: int, *rest: int) -> int:
+        if str(path).endswith(f"{'f' * 16}.lock"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr("pipeline.server.file_lock.os.open", refuse)
+    with Producer(server.address.shown) as producer:
+        spool = Spool(stream, folder, options, lambda _count, _why: None)
+        spool.producer = producer
+        until(lambda: not spool.step() and spool.idle, what="all is in the stream", every_s=0.001)
+        assert spool.close() == 0
+    assert [data["event"] for data in datas(link, stream) if isinstance(data, dict)] == list(range(100))
+    assert [path.name for path in folder.path.iterdir()] == [theirs.name]
