@@ -18,7 +18,7 @@ watched = False
 """Whether there is a LogHandler at all."""
 
 _here = threading.local()
-_NONE: tuple[None, tuple[str, ...]] = (None, ())
+_NONE: tuple[None, None, None, tuple[str, ...]] = (None, None, None, ())
 
 
 def watch() -> None:
@@ -34,15 +34,17 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 def shipped(record: logging.LogRecord, stream: str) -> bool:
     """Whether this thread has just shipped the record to the stream; from now on it has."""
-    # By what it says of itself: formatters pass copies on.
+    # By what it says of itself: formatters pass copies on, without the arguments.
     this = (record.created, record.thread, record.name, record.levelno, record.lineno)
-    last, streams = getattr(_here, "record", _NONE)
-    if last != this:
-        _here.record = (this, (stream,))
+    msg, args = record.msg, record.args
+    last, last_msg, last_args, streams = getattr(_here, "record", _NONE)
+    # Where a clock stands still, or who makes records writes seconds, many records have the same moment.
+    if last != this or last_msg is not msg or not (args is last_args or not args or not last_args):
+        _here.record = (this, msg, args, (stream,))
         return False
     if stream in streams:
         return True
-    _here.record = (this, (*streams, stream))
+    _here.record = (this, msg, args or last_args, (*streams, stream))
     return False
 
 

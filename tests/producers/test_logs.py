@@ -261,6 +261,33 @@ def test_a_formatter_with_the_processor_and_the_handler_ship_a_record_once(
     assert out.getvalue().count("\n") == 2
 
 
+def test_records_of_the_same_moment_are_shipped_once_each(
+    server: Server,
+    handler: LogHandler,
+    logger: logging.Logger,
+    link: Link,
+    stream: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock stands still, as in a test of the application; or who makes records knows seconds only."""
+    logger.addHandler(LogHandler(stream, url=server.address.shown, gather=0))
+    made = logging.getLogRecordFactory()
+
+    def at_one_moment(*args: Any, **named: Any) -> logging.LogRecord:
+        record = made(*args, **named)
+        record.created = 1_795_660_099.0
+        return record
+
+    monkeypatch.setattr(logging, "_logRecordFactory", at_one_moment)
+    for number in range(500, 510):
+        logger.info("line %d", number)
+    for number in range(510, 520):
+        logger.info(f"line {number}")  # noqa: G004
+    assert [event.data["event"] for event in shipped(link, stream, 20)] == [
+        f"line {n}" for n in range(500, 520)
+    ]
+
+
 def test_lines_of_threads_and_signal_handlers_are_shipped(
     handler: LogHandler, logger: logging.Logger, link: Link, stream: str
 ) -> None:
