@@ -5,6 +5,7 @@ long as it may be, or with its file. Until then nothing of it is given out, so t
 who is killed meanwhile reads the record again from its beginning.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def starting_with(pattern: str) -> Rule:
         UsageError: it is no regular expression.
     """
     try:
-        search = re.compile(pattern.encode()).search
+        search = re.compile(os.fsencode(pattern)).search  # the bytes that were typed, UTF-8 or not
     except re.error as error:
         raise UsageError(f"{pattern!r} is no regular expression: {error}") from None
     return lambda: lambda line: search(line) is None

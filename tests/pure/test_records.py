@@ -1,5 +1,7 @@
 """Records: lines are put together as they belong, bounded, and however they come in pieces."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,3 +134,10 @@ def test_a_record_with_a_line_that_was_cut_says_so() -> None:
     records.feed(splitter.feed(b"a\n" + b" " * 100 + b"\n"), 0)
     found = records.rest()
     assert found.cut == {0: 102}
+
+
+def test_a_start_that_is_no_utf_8_is_found_as_its_bytes() -> None:
+    """As a shell passes on what was typed for a log in another coding."""
+    goes_on = starting_with(os.fsdecode(b"^\xc4nderung"))()
+    assert not goes_on(b"\xc4nderung 7")
+    assert goes_on("Änderung 7".encode())
