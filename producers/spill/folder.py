@@ -98,7 +98,9 @@ class SpillFolder:
                 if not segments:
                     self.remove(spill_id, lock)
                     continue
-            except OSError as error:  # it is another user's, for one: the lines of others do not wait for that
+            except (
+                OSError
+            ) as error:  # it is another user's, for one: the lines of others do not wait for that
                 lock.close()
                 _limited.warning("lock", "log lines that another process left cannot be sent by this one",
                                  spill=spill_id, error=error.strerror or str(error))  # fmt: skip
