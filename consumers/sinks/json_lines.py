@@ -25,7 +25,15 @@ from pipeline.units import Duration, Size, duration_ms, size_bytes
 
 COMPRESSED_WITHIN_S = 30.0
 """close() waits so long for an old file to be compressed; else the next process does it."""
-_MEND = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_MEND = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
 """A person has to mend it: the folder is gone, or may not be written."""
 
 
@@ -209,10 +217,11 @@ class JsonLines:
         if self._rotated is not None:
             self._rotated.add()
             return
-        for number in range(self._keep, 0, -1):
-            old = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
-            if old.exists():
-                old.replace(self._path.with_name(f"{self._path.name}.{number}"))
+        names = [self._path.with_name(f"{self._path.name}.{number}") for number in range(1, self._keep + 1)]
+        # A process that was killed in the midst of this left a gap: the ones behind it have moved already.
+        gap = next((number for number, name in enumerate(names) if not name.exists()), self._keep - 1)
+        for number in range(gap, -1, -1):
+            (names[number - 1] if number else self._path).replace(names[number])
 
 
 class _Locked:

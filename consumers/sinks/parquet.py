@@ -44,6 +44,7 @@ WORST_S = 60.0
 """Between tries to turn a journal where the disk is full, at most."""
 _JOURNAL = re.compile(r"\.events-\d{8}T\d{6}Z-[0-9a-f]{12}\.journal")
 _log = get_logger("sink")
+_say = Limited(_log)
 
 
 class Journal:
@@ -77,6 +78,12 @@ class Journal:
             try:
                 journal = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
             except FileNotFoundError:
+                continue
+            except OSError as error:  # another user's, say: the others are turned all the same
+                _say.warning(
+                    "left", "a journal that a dead process left cannot be opened: it stays", file=str(path),
+                    why=error.strerror,
+                )  # fmt: skip
                 continue
             if journal.lock():
                 yield journal
@@ -157,7 +164,6 @@ class ParquetFolder:
         self._rotate_bytes = size_bytes(rotate, "rotate")
         self._every_s = duration_ms(every, "every") / 1_000
         self._compress = compress
-        self._say = Limited(_log)
         self._state = threading.Condition()
         self._current: Journal | None = None
         self._full: list[Journal] = []
@@ -255,14 +261,11 @@ class ParquetFolder:
 
     def _adopt(self) -> None:
         try:
-            left = list(Journal.left_in(self._folder))
+            for journal in Journal.left_in(self._folder):
+                if not self._turned(journal):
+                    journal.close()
         except OSError as error:
-            self._say.warning("adopt", "journals cannot be looked for", error=str(error))
-            return
-        for journal in left:
-            if self._turned(journal):
-                continue
-            journal.close()
+            _say.warning("adopt", "journals cannot be looked for", error=str(error))
 
     def _turned(self, journal: Journal) -> bool:
         """Turn a journal into its file; False if the disk does not take it: the journal stays then."""
@@ -276,17 +279,21 @@ class ParquetFolder:
                 part.unlink(missing_ok=True)
             sync_folder(self._folder)
             journal.remove()
-        except OSError as error:
-            self._say.warning(
+        except (OSError, MemoryError, ImportError) as error:
+            _say.warning(
                 "turn",
                 "a journal cannot be turned into a Parquet file yet: it stays",
                 file=str(journal.path),
-                why=str(error),
+                why=str(error) or type(error).__name__,
             )
             return False
         except Exception as error:  # noqa: BLE001 - a journal that the disk has spoilt must not keep the others waiting
             broken = journal.path.with_name(journal.path.name.removeprefix(".") + ".broken")
-            journal.path.replace(broken)
+            try:
+                journal.path.replace(broken)
+            except OSError as why:
+                _say.warning("turn", "a journal that cannot be read cannot be put aside", why=str(why))
+                return False
             journal.close()
             part.unlink(missing_ok=True)
             _log.error("a journal cannot be read: it is put aside", file=str(broken), error=repr(error)[:500])

@@ -7,6 +7,7 @@ first with the batch in hand, then by putting the batch off: no attempt is spent
 import errno
 import threading
 import time
+from socket import gaierror
 from types import TracebackType
 
 from consumers.sinks.kind import Sink
@@ -23,7 +24,12 @@ AGAIN = Backoff(initial_ms=200, longest_ms=2_000, jitter=0.5)
 """Between tries with a batch in hand."""
 PUT_OFF = Backoff(initial_ms=5_000, longest_ms=60_000, jitter=0.5)
 """For how long a batch is put off: longer while nothing gets through."""
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+_PASSING = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOLCK,
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN,
+    errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN,
+)  # fmt: skip
+"""Of the disk, of what the process or the machine may have open, of the network: no event is the cause of these."""
 _log = get_logger("sink")
 
 
@@ -125,4 +131,4 @@ class Patient:
 
 
 def _passes(error: OSError) -> bool:
-    return isinstance(error, ConnectionError | TimeoutError) or error.errno in _PASSING
+    return isinstance(error, ConnectionError | TimeoutError | gaierror) or error.errno in _PASSING

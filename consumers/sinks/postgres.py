@@ -9,11 +9,12 @@ in halves until that row is alone.
 import re
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 from consumers.sinks.event_rows import USUAL, ColumnOf, columns_of, names_of
@@ -41,6 +42,8 @@ _REFUSING = ("28", "3D", "3F", "42", "0A", "0L", "0P", "XX")
 or does not fit; a damaged server."""
 MANY = 10
 """If each of so many rows is refused, and not one row was taken yet, the table is at fault, not the events."""
+Row: TypeAlias = tuple[str, int, str]
+"""What rows are sorted by, the index of the event, and the line for COPY."""
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
@@ -117,14 +120,24 @@ class PostgresTable:
             self._rows(events, outcomes)
         )  # in one order everywhere: two writers cannot wait for each other
         refused: dict[int, str] = {}
-        if rows:
-            with self._connection() as connection:
-                self._write(connection, rows, refused)
-        if len(refused) == len(rows) >= MANY and not self._took_some:
+        waiting: list[Sequence[Row]] = [rows] if rows else []
+        away: SinkAway | None = None
+        try:
+            if waiting:
+                with self._connection() as connection:
+                    self._write(connection, waiting, refused)
+        except SinkAway as error:
+            away = error
+        left = [index for part in waiting for _, index, _ in part]
+        self._took_some = self._took_some or len(refused) + len(left) < len(rows)
+        if not self._took_some and len(refused) >= MANY:
             raise SinkRefused(
-                f"table {self._table} takes none of {len(rows)} events: {next(iter(refused.values()))}"
+                f"table {self._table} takes none of {len(refused)} events: {next(iter(refused.values()))}"
             )
-        self._took_some = self._took_some or len(refused) < len(rows)
+        if away is not None and (len(left) == len(rows) or not self._took_some):
+            raise away
+        for index in left:
+            outcomes.fail(index, away or SinkAway("not written yet"))
         for index, reason in refused.items():
             outcomes.reject(index, f"PostgreSQL refuses it: {reason}")
         return outcomes
@@ -134,7 +147,7 @@ class PostgresTable:
         while self._idle:
             self._idle.pop().close()
 
-    def _rows(self, events: Sequence[Event], outcomes: Outcomes) -> Iterator[tuple[str, int, str]]:
+    def _rows(self, events: Sequence[Event], outcomes: Outcomes) -> Iterator[Row]:
         """The events as lines of COPY, with what to sort them by and their indexes."""
         getters = [column.get for column in self._columns]
         for index, event in enumerate(events):
@@ -166,12 +179,30 @@ class PostgresTable:
         return _NUL.sub("\\1\ufffd", value) if column.is_json else value.replace("\x00", "\ufffd")
 
     def _write(
-        self,
-        connection: "psycopg.Connection[Any]",
-        rows: Sequence[tuple[str, int, str]],
-        refused: dict[int, str],
+        self, connection: "psycopg.Connection[Any]", waiting: list[Sequence[Row]], refused: dict[int, str]
     ) -> None:
-        """Write the rows in one transaction; in halves, if the values of one of them are not taken."""
+        """Write the rows, and leave none in `waiting`: in one transaction; in halves, if one of them is not taken.
+
+        Raises:
+            SinkAway: what is in `waiting` is not written. However many rows are refused, it takes no longer than the
+            timeout: so the next try has fewer.
+        """
+        until_s = time.monotonic() + self._timeout_s
+        while waiting:
+            rows = waiting[-1]
+            with _cut_after(connection, self._timeout_s + 1):
+                reason = self._write_at_once(connection, rows)
+            waiting.pop()
+            if reason is not None and len(rows) == 1:
+                refused[rows[0][1]] = reason
+            elif reason is not None:
+                half = len(rows) // 2
+                waiting += [rows[half:], rows[:half]]
+            if waiting and time.monotonic() > until_s:
+                raise SinkAway("it takes longer than the timeout to find the rows that it refuses")
+
+    def _write_at_once(self, connection: "psycopg.Connection[Any]", rows: Sequence[Row]) -> str | None:
+        """Write the rows in one transaction; what PostgreSQL says if it does not take one of them."""
         try:
             connection.execute(self._begin)
             with connection.cursor().copy(self._copy) as copy:
@@ -182,24 +213,20 @@ class PostgresTable:
             if problem is not None:
                 raise problem from None
             connection.execute("ROLLBACK")
-            if len(rows) == 1:
-                refused[rows[0][1]] = _said(error)
-                return
-            connection.execute(self._forget)  # the table may have been altered since it was made like it
-            half = len(rows) // 2
-            self._write(connection, rows[:half], refused)
-            self._write(connection, rows[half:], refused)
+            if len(rows) > 1:
+                connection.execute(self._forget)  # the table may have been altered since it was made like it
+            return _said(error)
+        return None
 
     @contextmanager
     def _connection(self) -> Iterator["psycopg.Connection[Any]"]:
-        """A connection for one batch, cut if the batch takes too long; kept if it went well."""
+        """A connection for one batch; kept if it went well."""
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self._connect()
         try:
-            with _cut_after(connection, self._timeout_s + 1):
-                yield connection
+            yield connection
         except psycopg.Error as error:
             connection.close()
             raise self._problem(error) or error from None

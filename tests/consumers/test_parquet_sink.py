@@ -159,6 +159,44 @@ def test_a_spoilt_journal_is_put_aside(tmp_path: Path, caplog: pytest.LogCapture
     assert "cannot be read" in caplog.text
 
 
+def test_a_journal_that_cannot_be_opened_keeps_no_other_from_being_turned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another user's, say: those beside it become files, and are not held until this process ends."""
+    journals = [tmp_path / f".events-2026112{day}T000000Z-0123456789ab.journal" for day in (5, 6, 7)]
+    for number in (0, 2):
+        journals[number].write_bytes(
+            f'["{number}","s",1,"t","k","",null,"{{\\"n\\":{number}}}",{{}}]\n'.encode()
+        )
+    journals[1].mkdir()
+    with caplog.at_level(logging.INFO, "millstream"):
+        target = ParquetFolder(tmp_path)
+        target(events(1))
+        target.close()
+    assert numbers(tmp_path) == [0, 1, 2]
+    assert "cannot be opened" in caplog.text
+    assert [path for path in journals if path.exists()] == [journals[1]]
+
+
+def test_a_journal_that_memory_does_not_suffice_for_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole: the next try, or the next process, turns it; nothing is put aside."""
+    target = ParquetFolder(tmp_path)
+
+    def no_memory(*_: object) -> int:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("consumers.sinks.parquet.write_parquet", no_memory)
+        target(events(1))
+        target.close()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".journal"]
+    target(events(2))
+    target.close()
+    assert numbers(tmp_path) == [1, 2]
+
+
 @pytest.fixture
 def file_limit() -> Iterator[None]:
     """A limit of 20,000 bytes a file for this process: writes beyond it fail as on a full disk."""

@@ -2,8 +2,11 @@
 
 import errno
 import logging
+import resource
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +53,10 @@ def events(count: int) -> list[Event]:
         SinkAway("503"),
         SinkRefused("401"),
         OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EFBIG, "File too large"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
         ConnectionRefusedError("nobody there"),
         TimeoutError(),
     ],
@@ -136,6 +143,19 @@ def test_a_sink_that_is_away_makes_no_dead_letter(consuming: Consuming) -> None:
     assert sorted(target.taken) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     (dead,) = consuming.dead()
     assert dead[0].reason == "the target says: no threes"
+
+
+def test_too_many_open_files_cost_no_event_an_attempt(tmp_path: Path) -> None:
+    """The process's limit is not the events' fault: they wait."""
+    with sink(f"jsonl:{tmp_path}/out.jsonl", patience=0) as target:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            with pytest.raises(Later):
+                target(events(1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert target([Event({"n": 1}, id="1", time_ms=1)]) is not None
 
 
 def test_every_sink_that_is_listed_is_there() -> None:

@@ -241,6 +241,28 @@ def test_a_value_that_a_rule_of_the_table_forbids_is_alone(
     assert len(numbers(database, table)) == 196
 
 
+def test_more_refused_rows_than_the_timeout_lets_find_come_to_an_end(
+    made: Made, postgres: Postgres, database: Database, table: str
+) -> None:
+    """Each try settles some, the others wait without an attempt: no batch is tried for ever."""
+    target = made(postgres, table, timeout="200ms")
+    target(events(1))
+    database.execute(f"ALTER TABLE {table} ADD CHECK ((data->>'n')::int % 3 <> 1)")
+    left, dead, tries = events(300), [], 0
+    while left:
+        try:
+            errors = target(left).errors
+        except SinkAway:  # a machine that was busy
+            errors = {index: SinkAway("all of them") for index in range(len(left))}
+        dead += [left[i].data["n"] for i, error in errors.items() if not isinstance(error, SinkAway)]
+        left = [left[i] for i, error in errors.items() if isinstance(error, SinkAway)]
+        tries += 1
+        assert tries < 100
+    assert tries > 1
+    assert sorted(dead) == list(range(1, 300, 3))
+    assert numbers(database, table) == [n for n in range(300) if n % 3 != 1]
+
+
 def test_a_table_that_takes_no_row_at_all_is_at_fault_itself(
     made: Made, postgres: Postgres, database: Database, table: str
 ) -> None:

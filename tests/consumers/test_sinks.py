@@ -45,6 +45,20 @@ os.write = half
 sink.write([b"torn" * 5000 + b"\\n"])
 """
 
+RENAMED = """
+import os, pathlib, sys
+from consumers.sinks.json_lines import JsonLines
+replace, left = pathlib.Path.replace, AFTER
+def some(old, new):
+    global left
+    if not left:
+        os.kill(os.getpid(), 9)
+    left -= 1
+    return replace(old, new)
+pathlib.Path.replace = some
+JsonLines(sys.argv[1], rotate=1, keep=4).write([b'{"data":{"n":9}}\\n'])
+"""
+
 
 def python(program: str, *args: object) -> "subprocess.Popen[bytes]":
     """A Python process that runs a program."""
@@ -106,6 +120,20 @@ def test_a_full_file_is_rotated(tmp_path: Path) -> None:
     assert kept[0] > 0
     for path in tmp_path.glob("*.[123]"):
         assert 2_000 <= path.stat().st_size < 3_000
+
+
+def test_a_rotation_that_a_kill_cut_short_costs_no_old_file(tmp_path: Path) -> None:
+    """Killed between two of its renames: the next one begins at the gap, and drops nothing for it."""
+    path, program = tmp_path / "out.jsonl", RENAMED.replace("AFTER", "2")
+    sink = JsonLines(path, rotate=1, keep=4)
+    for number in range(4):
+        sink(events([number]))
+    assert python(program, path).wait(30) == -signal.SIGKILL
+    names = {"out.jsonl", "out.jsonl.1", "out.jsonl.3", "out.jsonl.4"}
+    assert {each.name for each in tmp_path.iterdir()} == names
+    JsonLines(path, rotate=1, keep=4)(events([5]))
+    assert written(tmp_path) == [1, 2, 3, 9, 5]
+    assert path.exists() is False
 
 
 def test_rotation_can_be_turned_off(tmp_path: Path) -> None:
