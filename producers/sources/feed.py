@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pipeline.backoff import RECONNECT
@@ -36,7 +36,7 @@ from pipeline.server.replies import text
 from producers.batch import Chunk, Step
 from producers.producer import Producer
 from producers.receipt import Receipt
-from producers.sources.parsers import Parser, parse_line, parse_text
+from producers.sources.parsers import Parser, parse_line, parse_text, valid
 from producers.sources.records import RecordOptions
 from producers.sources.times import TimeOf, Untimed
 
@@ -98,7 +98,7 @@ class LineOptions:
             bodies = _bodies(datas)
             if bodies is None or max(map(len, bodies)) > PACKED_BYTES:
                 return None
-            types = [type_] * len(datas) if isinstance(type_, str) else list(map(type_, datas))
+            types = [type_] * len(datas) if isinstance(type_, str) else [valid(type_(data)) for data in datas]
             time_of = self.time
             times_ms: list[int | None] = (
                 [None] * len(datas) if time_of is None else [time_of(data, now_ms) for data in datas]
@@ -127,8 +127,8 @@ class LineOptions:
                 headers["cut"] = f"{len(line)} of {full_bytes} bytes"
         return Event(
             data,
-            type=self.type if isinstance(self.type, str) else self.type(data),
-            key=self.key if isinstance(self.key, str) else self.key(data),
+            type=self.type if isinstance(self.type, str) else valid(self.type(data)),
+            key=self.key if isinstance(self.key, str) else valid(self.key(data)),
             headers=headers,
             source=self.source,
             time_ms=time_ms,
@@ -191,9 +191,10 @@ class Feed:
         self._own_positions = positions is None
         self._positions = positions or Positions(producer, self._stop)
         self._stream = stream
+        source, options = valid(source), options or LineOptions()
         self._key = StreamKeys(producer.stream_name(stream)).source(source) if source else ""
         self._source = source
-        self._options = options or LineOptions()
+        self._options = replace(options, source=valid(options.source))
         self._pack = pack
         self._before = ""
         self._receipts: deque[Receipt] = deque()

@@ -105,6 +105,11 @@ def parser_named(name: str) -> Parser:
         raise UsageError(f"data={name!r}: one of {', '.join(PARSERS)}") from None
 
 
+def valid(text: str) -> str:
+    """A text that can be sent: JSON may name half a character, and files may be called by bytes that are no UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def parse_line(line: bytes, parser: Parser) -> tuple[Any, dict[str, str] | None]:
     """The data of a line, and the headers that say what is odd about it."""
     headers: dict[str, str] | None = None

@@ -303,6 +303,21 @@ def test_a_number_beyond_all_times_stops_nothing(
     assert (len(found), found[0], found[2]) == (3, "before", "behind")
 
 
+@pytest.mark.parametrize("pack", [0, 100])
+def test_half_a_character_in_a_type_or_key_stops_nothing(
+    pack: int, producer: Producer, link: Link, stream: str, log: Path
+) -> None:
+    """JSON may name one; it is written with an escape."""
+    log.write_text('{"user": "a"}\n{"user": "\\ud800"}\n{"user": "b"}\n')
+    for key in ("", lambda data: str(data["user"])):
+        options = LineOptions(parse_json, type=lambda data: str(data["user"]), key=key)
+        fed = follow_file(producer, stream, str(log), follow=False, options=options, pack=pack)
+        assert (fed.confirmed, fed.unparsed) == (3, 1)
+    found = events(link, stream)
+    assert [event.type for event in found] == ["a", "\\ud800", "b"] * 2
+    assert [event.key for event in found] == [""] * 3 + ["a", "\\ud800", "b"]
+
+
 def test_of_a_line_beyond_the_limit_the_beginning_is_sent(
     producer: Producer, link: Link, stream: str, log: Path
 ) -> None:

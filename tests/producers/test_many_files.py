@@ -106,6 +106,20 @@ def test_each_file_is_a_source_of_its_own(
         assert link.call("GET", StreamKeys(stream).source(file_source(str(path))))
 
 
+def test_a_file_whose_name_is_no_utf_8_is_followed_as_others(
+    producer: Producer, link: Link, stream: str, tmp_path: Path
+) -> None:
+    """One that somebody uploaded ends nobody else's; its name is written with escapes."""
+    a, odd = tmp_path / "a.log", Path(os.fsdecode(bytes(tmp_path) + b"/\xe4.log"))
+    write(a, 1)
+    write(odd, "x")
+    with Following(producer, stream, tmp_path / "*.log"):
+        arrive(link, stream, {a: ["1"], tmp_path / "\\udce4.log": ["x"]})
+    write(odd, "y")
+    with Following(producer, stream, tmp_path / "*.log"):
+        arrive(link, stream, {a: ["1"], tmp_path / "\\udce4.log": ["x", "y"]})
+
+
 def test_patterns_find_files_that_come_later(
     producer: Producer, link: Link, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

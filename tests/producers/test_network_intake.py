@@ -274,6 +274,21 @@ def test_json_lines_over_tcp(listen: Listen, link: Link, stream: str) -> None:
     assert (took.confirmed, took.unparsed, took.too_long, took.unfinished, took.lost) == (5, 1, 1, 0, 0)
 
 
+def test_json_that_no_event_can_hold_is_text(listen: Listen, link: Link, stream: str) -> None:
+    """A number of 100 bits, half a character, also where type and key come from it; no line is lost."""
+    intake = listen(tcp="0", type=lambda data: str(data["user"]), key=lambda data: str(data["user"]))
+    lines = ['{"user": "\\ud800"}', '{"user": "u", "n": 123456789012345678901234567890}']
+    with intake.connect("tcp") as one:
+        one.sendall("".join(f"{line}\n" for line in lines).encode())
+        until(lambda: len(events(link, stream)) == 2)
+    found = events(link, stream)
+    assert [event.data for event in found] == lines
+    assert [(event.type, event.key) for event in found] == [("\\ud800", "\\ud800"), ("u", "u")]
+    assert all("unparsed" in event.headers for event in found)
+    took = intake.end()
+    assert (took.confirmed, took.unparsed, took.lost) == (2, 2, 0)
+
+
 def test_what_a_broken_connection_leaves_unfinished_is_counted(
     listen: Listen, link: Link, stream: str
 ) -> None:

@@ -34,9 +34,9 @@ from producers.sources.network.endpoint import Endpoint, endpoint
 from producers.sources.network.frames import LineFrames, SyslogFrames
 from producers.sources.network.http_app import HttpApp
 from producers.sources.network.http_server import HttpServer
-from producers.sources.network.record import SYSLOG_TYPE, Record, json_record, syslog_record
+from producers.sources.network.record import SYSLOG_TYPE, Record, json_record, syslog_record, text_record
 from producers.sources.network.sockets import Connections, Datagrams, Received
-from producers.sources.parsers import parse_json
+from producers.sources.parsers import parse_json, valid
 
 TYPE = "log"
 MAX_BODY = "16MB"
@@ -322,18 +322,26 @@ class Intake:
 
     async def _take_line(self, line: bytes) -> None:
         record = json_record(line)
-        await self._queue(record, _made(self._type, record.data), _made(self._key, record.data))
+        await self._queue(line, record, _made(self._type, record.data), _made(self._key, record.data))
 
     async def _take_message(self, message: bytes) -> None:
-        await self._queue(syslog_record(message, datetime.now(UTC)), SYSLOG_TYPE, "")
+        await self._queue(message, syslog_record(message, datetime.now(UTC)), SYSLOG_TYPE, "")
 
-    async def _queue(self, record: Record, kind: str, key: str) -> None:
+    async def _queue(self, line: bytes, record: Record, kind: str, key: str) -> None:
         self._count(record)
         try:
             receipt = await self._sending.send(
                 self.stream, record.data, type=kind, key=key, headers=record.headers, time=record.time
             )
-        except (EventTooLargeError, EncodeError, UsageError) as error:
+        except EncodeError as error:
+            if isinstance(record.data, str):
+                self._failed(error)
+                self._unsent += 1
+                return
+            # JSON may hold what no event can: a number of 70 bits, half a character. It is sent as it was written.
+            await self._queue(line, text_record(line, str(error)), kind, key)
+            return
+        except (EventTooLargeError, UsageError) as error:
             self._failed(error)
             self._unsent += 1
             return
@@ -389,7 +397,7 @@ def _bound(where: Endpoint, option: str, kind: socket.SocketKind) -> socket.sock
 
 
 def _made(of: Of, data: Any) -> str:
-    return of if isinstance(of, str) else of(data)
+    return of if isinstance(of, str) else valid(of(data))
 
 
 def _is_json(line: bytes) -> bool:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from producers.sources.parsers import parse_json, parse_line
+from producers.sources.parsers import parse_json, parse_line, parse_text
 from producers.sources.syslog_line import parse_syslog
 from producers.sources.times import Untimed, time_field
 
@@ -24,6 +24,12 @@ def json_record(line: bytes) -> Record:
     """A line of JSON; what is none is text, and the header `unparsed` says why."""
     data, headers = parse_line(line, parse_json)
     return Record(data, headers)
+
+
+def text_record(line: bytes, why: str) -> Record:
+    """A line as text, because no event can hold what it says."""
+    data, headers = parse_line(line, parse_text)
+    return Record(data, {**(headers or {}), "unparsed": why[:200]})
 
 
 def syslog_record(message: bytes, now: datetime) -> Record:
