@@ -23,8 +23,9 @@ from pipeline.json_view import json_view
 from pipeline.outcome import Outcomes
 from pipeline.units import Duration, Size, duration_ms, size_bytes
 
-COMPRESSED_WITHIN_S = 30.0
-"""close() waits so long for an old file to be compressed; else the next process does it."""
+COMPRESSED_WITHIN_S = 5.0
+"""close() waits so long for an old file to be compressed; else the next process does it. With a grace of 20 s it is
+less than the 30 s after which compose/ and systemd/ kill what does not stop."""
 _MEND = (
     errno.ENOENT,
     errno.EACCES,

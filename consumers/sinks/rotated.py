@@ -13,6 +13,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import zstandard
 
@@ -107,18 +108,25 @@ class Rotated:
             except FileNotFoundError:
                 part.unlink()
                 return
-            with source:
-                file.truncate(0)
-                if self._compress == "zstd":
-                    zstandard.ZstdCompressor(level=3).copy_stream(source, file)
-                else:
-                    with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-                        shutil.copyfileobj(source, packed, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with source:
+                    file.truncate(0)
+                    self._copy(source, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                part.unlink(missing_ok=True)  # half a file would only fill the disk further
+                raise
             part.replace(made)
         sync_folder(plain.parent)
         plain.unlink(missing_ok=True)
+
+    def _copy(self, source: BinaryIO, file: BinaryIO) -> None:
+        if self._compress == "zstd":
+            zstandard.ZstdCompressor(level=3).copy_stream(source, file)
+        else:
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+                shutil.copyfileobj(source, packed, 1 << 20)
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import random
 import re
 import resource
 import signal
@@ -296,6 +297,12 @@ def test_a_printable_line_is_left_as_it_is() -> None:
     assert escape_unprintable(line) is line
 
 
+@pytest.fixture
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits for what is compressed, however busy the disk of this machine is."""
+    monkeypatch.setattr("consumers.sinks.json_lines.COMPRESSED_WITHIN_S", 50.0)
+
+
 def unpacked(folder: Path) -> list[int]:
     """The numbers in all files, compressed or not, oldest first; each is read as any program would."""
     numbers = []
@@ -311,6 +318,7 @@ def unpacked(folder: Path) -> list[int]:
     return numbers
 
 
+@pytest.mark.usefixtures("no_hurry")
 @pytest.mark.parametrize(("compress", "suffix"), [("zstd", ".zst"), ("gzip", ".gz")])
 def test_old_files_are_compressed(tmp_path: Path, compress: str, suffix: str) -> None:
     """In the background, and closing waits for it; no event is missing, so many files stay, and none is half done."""
@@ -326,6 +334,7 @@ def test_old_files_are_compressed(tmp_path: Path, compress: str, suffix: str) ->
     assert kept == list(range(kept[0], 200))
 
 
+@pytest.mark.usefixtures("no_hurry")
 def test_what_a_killed_process_left_plain_is_compressed_by_the_next(tmp_path: Path) -> None:
     """Killed before, in the midst of, or after compressing: each file is there once, whole."""
     lines = b"".join(event_line(event) for event in events(range(10)))
@@ -347,6 +356,7 @@ def test_what_a_killed_process_left_plain_is_compressed_by_the_next(tmp_path: Pa
     assert unpacked(tmp_path) == [*range(10)] * 4
 
 
+@pytest.mark.usefixtures("no_hurry")
 def test_several_processes_rotate_and_compress_one_file(tmp_path: Path) -> None:
     """No line is lost, torn or doubled, and nothing is left plain."""
     path = tmp_path / "out.jsonl"
@@ -366,6 +376,50 @@ def test_several_processes_rotate_and_compress_one_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_hurry")
+def test_a_file_that_cannot_be_compressed_leaves_no_half_of_one(
+    tmp_path: Path, file_limit: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full disk it would take what room there is; once there is room, the plain file is compressed."""
+    path = tmp_path / "out.jsonl"
+    noise = random.Random(1).randbytes(20_000).hex().encode() + b"\n"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits[1], limits[1]))
+    (tmp_path / "out.jsonl.20261126T000000.000000Z").write_bytes(noise)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    JsonLines(path, compress="gzip").close()
+    assert [each.name for each in tmp_path.iterdir()] == ["out.jsonl.20261126T000000.000000Z"]
+    assert "cannot be compressed" in caplog.text
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits[1], limits[1]))
+    JsonLines(path, compress="gzip").close()
+    assert [each.name for each in tmp_path.iterdir()] == ["out.jsonl.20261126T000000.000000Z.gz"]
+    assert gzip.decompress(next(tmp_path.iterdir()).read_bytes()) == noise
+
+
+def test_closing_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop has its grace: what is not compressed within a moment stays plain for the next process."""
+    hangs, fsync = threading.Event(), os.fsync
+
+    def hanging(number: int) -> None:
+        hangs.wait(30)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", hanging)
+    monkeypatch.setattr("consumers.sinks.json_lines.COMPRESSED_WITHIN_S", 0.2)
+    target = JsonLines(tmp_path / "out.jsonl", rotate=1, compress="gzip")
+    target(events([1]))
+    began_s = time.monotonic()
+    target.close()
+    assert time.monotonic() - began_s < 10
+    assert len([path for path in tmp_path.iterdir() if path.suffix not in (".gz", ".tmp")]) == 1, (
+        "the plain one"
+    )
+    hangs.set()
+    until(lambda: [path.suffix for path in tmp_path.iterdir()] == [".gz"])
+    assert unpacked(tmp_path) == [1]
+
+
+@pytest.mark.usefixtures("no_hurry")
 @pytest.mark.parametrize("compress", ["none", "gzip"])
 def test_a_file_of_an_earlier_hour_is_rotated(tmp_path: Path, compress: str) -> None:
     """With the first write of the next one, by whoever writes it; within an hour it grows."""
