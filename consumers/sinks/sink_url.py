@@ -308,4 +308,6 @@ class _Reading:
             if variable not in self._environ:
                 raise self.wrong(f"{name} names ${{{variable}}}, which the environment does not have")
         found = _VARIABLE.sub(lambda match: self._environ[match[1]], text)
+        if not found.isprintable() and any("\ud800" <= character <= "\udfff" for character in found):
+            raise self.wrong(f"{name} is not UTF-8")
         return Secret(found, in_the_open=bool(_VARIABLE.sub("", text)))

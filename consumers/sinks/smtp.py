@@ -131,7 +131,12 @@ class Smtp:
         try:
             with self._connection() as server:
                 if self._user is not None and self._password is not None:
-                    server.login(self._user, self._password.read())
+                    password = self._password.read()
+                    if not (self._user + password).isascii():
+                        raise SinkRefused(
+                            "user or password hold more than ASCII, which smtplib cannot log in with"
+                        )
+                    server.login(self._user, password)
                 return sorted(server.send_message(message, self._from, self._to))
         except smtplib.SMTPRecipientsRefused as error:
             code, text = next(iter(error.recipients.values()))

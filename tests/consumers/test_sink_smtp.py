@@ -327,9 +327,13 @@ def test_passwords_go_over_encrypted_connections(
         assert type(outcomes.errors[0]) is SinkRefused
         assert "says 535" in str(outcomes.errors[0])
         assert CANARY not in str(outcomes.errors[0]) + repr(mailing)
+        (tmp_path / "password").write_text(CANARY + "ä\n", encoding="utf-8")
+        outcomes = mailing([event(1)])
+        assert type(outcomes.errors[0]) is SinkRefused, "not the event's fault"
+        assert "ASCII" in str(outcomes.errors[0])
         (tmp_path / "password").write_text("right\n")
         assert mailing([event(1)]).errors == {}
-        assert logins[0] == (b"app", CANARY.encode())
+        assert set(logins) == {(b"app", CANARY.encode()), (b"app", b"right")}
         assert len(box.mails) == 1
         before = len(logins)
         strange = sink(server.port, clock, f"password_file={tmp_path}/password", "app@", scheme)

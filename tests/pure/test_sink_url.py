@@ -1,5 +1,6 @@
 """SinkUrl: what people write is checked against what a sink declares, and no password is shown."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,14 @@ def test_a_password_in_the_url_itself_is_known_as_such(url: str, shown: bool) ->
     secret = read(url, environ={"PW": CANARY}).password
     assert secret is not None
     assert secret.in_the_open is shown
+
+
+def test_a_password_that_is_not_utf8_is_refused_at_once() -> None:
+    """Here, and not with each batch; it is not shown. Others of any alphabet are taken."""
+    declared = (Option("password", "secret", None, "help"),)
+    with pytest.raises(UsageError, match="password is not UTF-8") as caught:
+        read_sink_url("x://u:${PW}@h", declared, environ={"PW": os.fsdecode(b"Can4ry\xe4")})
+    assert "Can4ry" not in str(caught.value)
+    password = read_sink_url("x://u:${PW}@h", declared, environ={"PW": "ä漢\t"}).password
+    assert password is not None
+    assert password.read() == "ä漢\t"
