@@ -218,6 +218,8 @@ class Sender:
             interrupts = self._inside or threading.get_ident() == self._thread_id
             before, self._inside = self._inside, True
             try:
+                if self._thread is None and not self._closing:
+                    self._open_waker()
                 dropped: list[Settled] = []
                 # What interrupts a send does not wait: nobody else could make room. It finds some beyond the bound.
                 room = interrupts and self.options.when_full == "block" and block_ms is None
@@ -512,6 +514,7 @@ class Sender:
                 continue
             rest_ms = until_ms - now_ms()
             if policy == "block" and rest_ms > 0:
+                self._start_once()  # where no thread could be made before
                 self._attend()
                 self._inside = False  # while it waits, others hold the lock
                 self._changed.wait(rest_ms / 1_000)
@@ -555,6 +558,17 @@ class Sender:
             self._waker.wake()
             self._asleep = False  # only now: should a signal handler raise before, the next send wakes it
         self._fit()
+
+    def _open_waker(self) -> None:
+        """What the thread will need, before anything is queued that nobody would send.
+
+        Raises:
+            BufferFull: the process has no descriptor left.
+        """
+        try:
+            self._waker.open()
+        except OSError as error:
+            raise BufferFull(f"sending cannot begin: {error.strerror}") from error
 
     def _start_once(self) -> None:
         if self._thread is None and not self._starting:

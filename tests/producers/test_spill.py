@@ -6,6 +6,7 @@ import resource
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -338,3 +339,48 @@ def test_each_stream_has_a_folder_of_its_own(tmp_path: Path) -> None:
     for path in paths:
         assert path.resolve().parent == tmp_path
         path.mkdir()
+
+
+def test_a_process_without_descriptors_queues_nothing_and_begins_later(
+    server: Server, link: Link, stream: str
+) -> None:
+    """What nobody would send is refused by name; once there are some again, all is as ever."""
+    text = """
+        import os, resource, sys
+        from millstream import BufferFull, Producer, ship_logs
+
+        url, stream, spill = sys.argv[1:]
+        producer = Producer(url, buffer_events=10)
+        ship = ship_logs(stream, url=url, spill=spill)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        held = []
+        try:
+            while True:
+                held.append(os.dup(0))
+        except OSError:
+            pass
+        for number in range(20):
+            try:
+                producer.send(stream, "too early")
+            except BufferFull as error:
+                assert "Too many open files" in str(error)
+            else:
+                raise SystemExit("it was queued")
+        for number in range(3_000):
+            ship(None, "info", {"event": number})
+        assert not ship.flush(0.3)
+        for descriptor in held:
+            os.close(descriptor)
+        producer.send(stream, "sent").result(10)
+        assert ship.flush(20)
+        assert ship.shipper.dropped == 0
+        """
+    with tempfile.TemporaryDirectory() as spill:
+        ran = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(text), server.address.shown, stream, spill],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = datas(link, stream)
+    assert found.count("sent") == 1 and "too early" not in found
+    assert [data["event"] for data in found if isinstance(data, dict)] == list(range(3_000))
