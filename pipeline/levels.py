@@ -33,7 +33,11 @@ _ALIASES = {
     "fatal": "critical",
     "panic": "emergency",
     "emerg": "emergency",
+    "failure": "error",
+    "fine": "debug",
 }
+WORDS = RANKS | {alias: RANKS[word] for alias, word in _ALIASES.items()}
+"""The rank of every word that is known, in small letters."""
 FIELDS = ("level", "levelname", "severity", "log_level", "loglevel", "lvl")
 """What loggers call the field, first found first."""
 
@@ -46,8 +50,7 @@ def rank_of(value: Any) -> float | None:
         return float(value)
     if not isinstance(value, str) or len(value) > 20:
         return None
-    word = value.strip().lower()
-    rank = RANKS.get(_ALIASES.get(word, word))
+    rank = WORDS.get(value.strip().lower())
     return None if rank is None else float(rank)
 
 

@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.levels import FIELDS, WORDS
 
 LEVELS = {"trace": 5, "debug": 10, "info": 20, "notice": 25, "warning": 30, "error": 40, "critical": 50}
 """Number by name, least first."""
-_ALIASES = {
-    "warn": "warning", "err": "error", "exception": "error", "failure": "error", "severe": "error",
-    "fatal": "critical", "crit": "critical", "alert": "critical", "emerg": "critical", "emergency": "critical",
-    "panic": "critical", "information": "info", "informational": "info", "verbose": "debug", "fine": "debug",
-    "dbg": "debug",
-}  # fmt: skip
-_LEVEL_FIELDS = ("level", "severity", "levelname", "log.level", "lvl")
+_LEVEL_FIELDS = (*FIELDS, "log.level")
 _MESSAGE_FIELDS = ("event", "message", "msg")
 
 
@@ -84,9 +79,7 @@ def exception_of(data: Any) -> Raised | None:
 
 
 def _known(name: str) -> str:
-    low = name.strip().lower()
-    known = _ALIASES.get(low, low)
-    return known if known in LEVELS else ""
+    return _NAMES.get(name.strip().lower(), "")
 
 
 def _numbered(number: int) -> str:
@@ -94,3 +87,7 @@ def _numbered(number: int) -> str:
     return next(
         (name for name, least in reversed(LEVELS.items()) if least <= number), "trace" if number > 0 else ""
     )
+
+
+_NAMES = {word: _numbered(rank) for word, rank in WORDS.items()}
+"""The name in LEVELS of every word that levels.py knows: alert and emergency are critical."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.levels import FIELDS, WORDS
 from pipeline.severity import LEVELS, Raised, exception_of, level_named, level_of, message_of
 
 
@@ -74,3 +75,11 @@ TRACE = "Traceback (most recent call last):\n  …\na.b.Error: no: x"
 def test_an_exception_is_found_in_either_form(data: Any, raised: Raised | None) -> None:
     """Structured, or as text, of which the last line names it."""
     assert exception_of(data) == raised
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_comparisons_know_as_a_level_sinks_know_too(field: str) -> None:
+    """`--where 'level>=error'` of tail and `where=level>=error` of the mails are of one mind about every word."""
+    for word, rank in WORDS.items():
+        name = level_of({field: word.upper()})
+        assert LEVELS[name] == min(rank, LEVELS["critical"])
