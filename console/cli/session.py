@@ -20,6 +20,7 @@ class Session:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or settings_from()
         self.url: str | None = self.settings.worker_url
+        self.url_on_command_line = False
         self.out = Output(color=self.settings.color)
         self._connector: Connector | None = None
         self._links: list[Link] = []
@@ -43,8 +44,15 @@ class Session:
         return link
 
     def log_to_stderr(self) -> None:
-        """Show what Millstream says about its own work: for verbs that go on."""
+        """Show what Millstream says about its own work: for verbs that go on. Such a one is listed for as long."""
         from pipeline.observe.log import log_to_stderr
+        from pipeline.server.locate import locate
+
+        if self.url_on_command_line and locate(self.url).password:
+            self.out.warn(
+                "whoever lists processes sees the password in --url: give the URL as MILLSTREAM_URL, or name a file "
+                "with password_file="
+            )
 
         log_to_stderr(
             logging.WARNING if self.out.quiet else logging.DEBUG if self.out.verbose else logging.INFO

@@ -33,7 +33,7 @@ def common_options() -> list[click.Parameter]:
         return lambda session, value: setattr(session.out, name, value)
 
     def set_url(session: Session, url: str) -> None:
-        session.url = url
+        session.url, session.url_on_command_line = url, True
 
     return [
         option("--url", set_to=set_url, metavar="URL", allow_from_autoenv=False,

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -49,8 +50,13 @@ class Ran:
 def here(*args: str, url: str | None = None) -> Ran:
     """Run a command in this process: quick, and without a terminal."""
     out, err = _Text(), _Text()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([*args, *(["--url", url] if url else [])])
+    log = logging.getLogger("millstream")
+    before = log.handlers[:], log.level, log.propagate
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([*args, *(["--url", url] if url else [])])
+    finally:  # a verb that goes on shows the log on stderr; the tests that come next find it as it was
+        log.handlers[:], log.level, log.propagate = before
     return Ran(code, out.text(), err.text())
 
 

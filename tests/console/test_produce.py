@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.server.connect import Link
+from tests.conftest import OwnServer
 from tests.console.command import Ran, apart, here, started
 from tests.until import until
 
@@ -270,3 +271,21 @@ def test_lines_of_servers_become_data(stream: str, url: str) -> None:
     assert [event["type"] for event in shown(stream, url)] == ["sucritical", "GET", "error"]
     ran = apart("produce", stream, "--parse", "access", "--json", url=url, stdin=lines)
     assert ran.json["unparsed"] == 2
+
+
+def test_a_password_that_all_processes_can_see_is_warned_of(
+    stream: str, own_server: OwnServer, tmp_path: Path
+) -> None:
+    """In --url it is, in a file it is not; neither is shown."""
+    server = own_server()
+    connector = server.connector()
+    try:
+        connector.link("test").call("CONFIG", "SET", "requirepass", "canary")
+    finally:
+        connector.close()
+    kept = tmp_path / "password"
+    kept.write_text("canary")
+    for user, query, warned in ((":canary@", "", 1), ("", f"?password_file={kept}", 0)):
+        ran = here("produce", stream, "--data", "1", url=f"unix://{user}{server.address.path}{query}")
+        assert (ran.code, ran.err.count("the password in --url")) == (0, warned), ran.err
+        assert "canary" not in ran.out + ran.err

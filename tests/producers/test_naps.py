@@ -76,7 +76,7 @@ def test_a_connection_that_ends_in_a_nap_loses_and_repeats_nothing(
         proxy.cut()
         producer.send(stream, "after")
         producer.flush(10)
-        assert producer.counts["reconnects"] >= 1
+        assert proxy.connections >= 2
         assert datas(link, stream) == [*range(sent), "after"]
 
 
