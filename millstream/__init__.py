@@ -57,8 +57,11 @@ if TYPE_CHECKING:
     from producers.logs import LogHandler, ship_logs
     from producers.producer import Producer
     from producers.receipt import Receipt
+    from producers.sources.feed import Fed, LineOptions
+    from producers.sources.journal import JournalOptions, follow_journal
     from producers.sources.network.intake import Intake
     from producers.sources.postgres import PostgresOutbox, relay_outbox
+    from producers.sources.several import follow_files
 
 __version__ = "0.1.0.dev0"
 
@@ -79,8 +82,11 @@ __all__ = [
     "EncodeError",
     "Event",
     "EventTooLargeError",
+    "Fed",
     "Intake",
+    "JournalOptions",
     "Later",
+    "LineOptions",
     "LogHandler",
     "MaxRunError",
     "MillstreamError",
@@ -119,6 +125,8 @@ __all__ = [
     "UsageError",
     "WebhookError",
     "WrongKeyTypeError",
+    "follow_files",
+    "follow_journal",
     "plan_reset",
     "relay_outbox",
     "reset_group",
@@ -138,8 +146,11 @@ _HOMES = {
     "DeadLetters": "consumers.dead_letters",
     "Delivery": "consumers.delivery",
     "Event": "pipeline.event",
+    "Fed": "producers.sources.feed",
     "Intake": "producers.sources.network.intake",
+    "JournalOptions": "producers.sources.journal",
     "Later": "pipeline.outcome",
+    "LineOptions": "producers.sources.feed",
     "LogHandler": "producers.logs",
     "Outcome": "pipeline.outcome",
     "Outcomes": "pipeline.outcome",
@@ -159,6 +170,8 @@ _HOMES = {
     "ResetPlan": "pipeline.reset_plan",
     "Retry": "pipeline.options",
     "TestPipeline": "consumers.testing",
+    "follow_files": "producers.sources.several",
+    "follow_journal": "producers.sources.journal",
     "plan_reset": "consumers.reset",
     "relay_outbox": "producers.sources.postgres",
     "reset_group": "consumers.reset",

@@ -103,7 +103,10 @@ class LineOptions:
             times_ms: list[int | None] = (
                 [None] * len(datas) if time_of is None else [time_of(data, now_ms) for data in datas]
             )
-        except ValueError:  # no UTF-8, not what the parser expects, a time that cannot be right
+        except (
+            ValueError,
+            RecursionError,
+        ):  # no UTF-8, not what the parser expects, a time that cannot be right
             return None
         if max(map(len, types)) > PACKED_TYPE:
             return None

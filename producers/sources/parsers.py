@@ -120,7 +120,7 @@ def parse_line(line: bytes, parser: Parser) -> tuple[Any, dict[str, str] | None]
         headers = {"decoded": "backslashreplace"}
     try:
         return parser(text), headers
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return text, {**(headers or {}), "unparsed": str(error)[:200]}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -442,3 +443,27 @@ def test_bad_input_of_hundreds_of_megabytes_takes_little_memory(
     assert confirmed == 2 + 2 + 1 + 101
     assert cut == 3
     assert megabytes < 40
+
+
+def test_the_example_of_the_page_follows_files(
+    url: str, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/files.md, in code: JSON lines have the type they say; what is none, or is nested too deep, is text."""
+    page = (ROOT / "docs/files.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    link.call("DEL", "web", StreamKeys("web").source(file_source(str(tmp_path / "a.log"))))
+    monkeypatch.setenv("MILLSTREAM_URL", url)
+    write(tmp_path / "a.log", '{"type": "hit", "n": 1}', "no json", "[" * 100_000, '{"n": 2}')
+    names: dict[str, Any] = {}
+    code = code.replace("/var/log/web", str(tmp_path))
+    thread = threading.Thread(target=exec, args=(code, names))
+    thread.start()
+    try:
+        until(lambda: len(events(link, "web")) == 4)
+    finally:
+        until(lambda: "stop" in names)
+        names["stop"].set()
+        thread.join(20)
+    assert [event.type for event in events(link, "web")] == ["hit", "text", "text", "text"]
+    assert capsys.readouterr().out == "4 lines sent, 2 of them as text\n"
+    link.call("DEL", "web")
