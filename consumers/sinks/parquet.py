@@ -65,7 +65,11 @@ class Journal:
             file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             journal = cls(path, file)
             if journal.lock():
-                sync_folder(folder)
+                try:
+                    sync_folder(folder)
+                except OSError:
+                    journal.remove()  # there is nothing in it, and the next try has another one
+                    raise
                 return journal
             journal.close()  # somebody took it for a dead process's in between
 

@@ -4,6 +4,7 @@
 rename: a process that is killed leaves the plain file or the compressed one, and the next one compresses what is plain.
 """
 
+import errno
 import fcntl
 import gzip
 import os
@@ -134,6 +135,12 @@ def sync_folder(folder: Path) -> None:
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network and FUSE file systems know no such thing
+            raise
     finally:
         os.close(number)
 

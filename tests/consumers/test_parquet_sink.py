@@ -1,7 +1,9 @@
 """The sink parquet: what was acknowledged is in a file that anybody can read, whatever is killed, once per file."""
 
+import errno
 import json
 import logging
+import os
 import resource
 import shutil
 import signal
@@ -176,6 +178,28 @@ def test_a_journal_that_cannot_be_opened_keeps_no_other_from_being_turned(
     assert numbers(tmp_path) == [0, 1, 2]
     assert "cannot be opened" in caplog.text
     assert [path for path in journals if path.exists()] == [journals[1]]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
+def test_a_folder_that_cannot_be_synced_fills_with_no_journals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """An error of the disk leaves neither files nor what is open behind; a file system without it is used as it is."""
+
+    def failing(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("consumers.sinks.rotated.os.fsync", failing)
+        if number == errno.EIO:
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(3):
+                with pytest.raises(OSError, match="Input/output"):
+                    Journal.new(tmp_path)
+            assert list(tmp_path.iterdir()) == []
+            assert len(os.listdir("/proc/self/fd")) == before
+        else:
+            Journal.new(tmp_path).remove()
 
 
 def test_a_journal_that_memory_does_not_suffice_for_stays(
