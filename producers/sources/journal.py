@@ -143,7 +143,8 @@ def follow_journal(
             if stop.is_set() or (whole and not follow and process.returncode == 0 and feed.wait()):
                 break
             if whole and process.returncode:
-                if not feed.fed.lines:
+                # One that was killed (out of memory, for one) is no refusal.
+                if not feed.fed.lines and not (follow and process.returncode < 0):
                     raise UsageError(f"cannot read the journal: {why}")
                 tries = 1 if read.any else tries + 1
                 _log.warning("journalctl ended, and is started again", why=why)

@@ -63,7 +63,11 @@ class Following:
     def __init__(self, producer: Producer, stream: str, journal: Journal, **given: Any) -> None:
         self._stop = threading.Event()
         self.fed: Fed | None = None
-        options = JournalOptions(folder=str(journal.folder), units=given.pop("units", ()))
+        options = JournalOptions(
+            folder=str(journal.folder),
+            units=given.pop("units", ()),
+            program=given.pop("program", "journalctl"),
+        )
 
         def work() -> None:
             self.fed = follow_journal(producer, stream, options, stop=self._stop, **given)
@@ -129,6 +133,19 @@ def test_what_comes_is_sent_while_it_follows(
         until(lambda: messages(link, stream) == ["message 0"])
         journal.write(entry(2), entry(3, unit="web.service"), entry(4, unit="other.service"))
         until(lambda: messages(link, stream) == ["message 0", "message 2", "message 3"])
+
+
+def test_a_journalctl_that_is_killed_before_anything_came_is_started_again(
+    producer: Producer, link: Link, stream: str, journal: Journal, tmp_path: Path
+) -> None:
+    """Also where there was nothing new so far."""
+    killed = tmp_path / "killed"
+    program = tmp_path / "journalctl-killed-once"
+    program.write_text(f'#!/bin/sh\n[ -e {killed} ] && exec journalctl "$@"\ntouch {killed}\nkill -9 $$\n')
+    program.chmod(0o755)
+    journal.write(entry(0))
+    with Following(producer, stream, journal, program=str(program)):
+        until(lambda: messages(link, stream) == ["message 0"])
 
 
 def test_from_the_end_nothing_that_was_there_is_sent(

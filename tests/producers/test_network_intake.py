@@ -433,6 +433,7 @@ def test_lines_that_could_not_be_sent_are_counted_as_lost(own_server: OwnServer,
         ({"http": "nowhere"}, "http='nowhere' is not HOST:PORT"),
         ({"tcp": "0", "max_line": "much"}, "max_line='much' is not a size"),
         ({"tcp": "0", "grace": "long"}, "grace='long'"),
+        ({"tcp": "0", "max_line": 0}, "max_line=0: at least 1 byte"),
     ],
     ids=lambda value: "",
 )

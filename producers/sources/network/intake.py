@@ -130,6 +130,8 @@ class Intake:
         )
         self._type, self._key, self._token = type, key, token
         self._max_line_bytes = size_bytes(max_line, "max_line")
+        if not self._max_line_bytes:
+            raise UsageError(f"max_line={max_line!r}: at least 1 byte")
         self._grace_s = duration_ms(grace, "grace") / 1_000
         self._connector, self._owns = (connector, False) if connector else (Connector(url), True)
         answer_within_ms = duration_ms(answer_within, "answer_within")
