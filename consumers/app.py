@@ -197,7 +197,7 @@ class Pipeline:
     def run(
         self, *, groups: Collection[str] = (), streams: Collection[str] = (), url: str | None = None
     ) -> bool:
-        """Consume until SIGTERM, SIGINT or stop(); a second signal ends the process at once.
+        """Consume until SIGTERM or SIGINT; a second signal ends the process at once.
 
         Returns:
             True after a clean stop: what was held is settled or handed back. False if grace was not enough.

@@ -165,6 +165,7 @@ def verb(
         raise UsageError("--unit, --since and --journal-dir are for --journal")
     else:
         _check(files, data, follow, from_end, source, outbox)
+    _check_rows(outbox, table, parse, multiline or multiline_start)
     records = _records(multiline, multiline_start)
     # Before anything is read: a pipe cannot be read twice.
     session.link("produce").close()
@@ -235,6 +236,14 @@ def _check(
         raise UsageError(
             "nothing to send: name a FILE, pipe lines in, or give --data (- reads what you type)"
         )
+
+
+def _check_rows(outbox: str, table: str, parse: str, multiline: str | None) -> None:
+    """Refuse what is said of rows where there are none, and of lines where there are rows."""
+    if table != OUTBOX and not outbox:
+        raise UsageError("--table is for --outbox")
+    if outbox and (multiline or parse != "auto"):
+        raise UsageError("--outbox sends rows as they are: --parse and --multiline are for lines")
 
 
 def _check_journal(

@@ -173,6 +173,8 @@ def test_an_open_pipe_ends_cleanly_on_sigterm(stream: str, url: str) -> None:
         (("x", "--data", "y"), 2, "--data sends one event"),
         (("--data", "y", "--confirm", "maybe"), 2, "confirm"),
         (("--data", "y", "--parse", "xml"), 2, "--parse"),
+        (("x", "--table", "rows"), 2, "--table is for --outbox"),
+        (("--outbox", "postgresql://h/d", "--parse", "json"), 2, "--parse and --multiline are for lines"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
