@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import started
+from tests.conftest import BINARY, started
 from tests.producers.reading import datas
 
 SHIP = """
@@ -29,7 +30,7 @@ producer.send("logs", {{"event": "the last words"}})
 @pytest.mark.parametrize("program", [SHIP, SEND], ids=["log lines", "events"])
 def test_an_embedded_server_stops_after_what_its_only_user_had_to_send(program: str, tmp_path: Path) -> None:
     """The process ends with a line unsent, and is the server's last user."""
-    url = f"embedded://{tmp_path}"
+    url = f"embedded://{tmp_path}" + (f"?server={quote(BINARY)}" if BINARY else "")
     done = subprocess.run(
         [sys.executable, "-c", program.format(url=url)], capture_output=True, text=True, timeout=30
     )
