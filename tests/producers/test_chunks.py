@@ -258,6 +258,11 @@ def test_sends_that_are_interrupted_leave_one_thread_and_nothing_that_is_counted
             return False
         except Interruption:
             return True
+        except RuntimeError as error:
+            # threading.Condition.wait(), interrupted on its way back to the lock: what holds it cannot release it.
+            if not isinstance(error.__context__, Interruption):
+                raise
+            return True
         finally:
             armed = False
 

@@ -19,7 +19,7 @@ from tests.producers.reading import datas
 from tests.until import until
 
 WEB = Path(__file__).parents[2] / "examples" / "web"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(240)]
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"
 PATIENCE_S = 45
