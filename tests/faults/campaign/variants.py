@@ -48,6 +48,21 @@ _WRITTEN_AND_CONFIRMED = """\
                 ends = [b._end(one, Fate.CONFIRMED) for b, one in taken if not one.settled]
                 self._end(self.outbox.release([end for some in ends for end in some]))
         return bool(taken)"""
+_AT_ONCE = "                        exchange.write(taken, now)\n"
+_AT_ONCE_AND_CONFIRMED = (
+    _AT_ONCE
+    + """\
+                        ends = [b._end(one, Fate.CONFIRMED) for b, one in taken if not one.settled]
+                        self._end(self.outbox.release([end for some in ends for end in some]))
+"""
+)
+_ONE = "                    exchange.write_one(batches, batch, now)\n"
+_ONE_AND_CONFIRMED = (
+    _ONE
+    + """\
+                    self._end(self.outbox.release(batches._end(batch, Fate.CONFIRMED)))
+"""
+)
 
 _ALL = (
     Variant(
@@ -148,7 +163,11 @@ _ALL = (
         "G1",
         "server-killed-fsync-always",
         ("lost",),
-        [("producers/sender.py", _WRITTEN, _WRITTEN_AND_CONFIRMED)],
+        [
+            ("producers/sender.py", _WRITTEN, _WRITTEN_AND_CONFIRMED),
+            ("producers/sender.py", _AT_ONCE, _AT_ONCE_AND_CONFIRMED),
+            ("producers/sender.py", _ONE, _ONE_AND_CONFIRMED),
+        ],
     ),
     Variant(
         "dedupe-id-not-recorded",
