@@ -1,7 +1,5 @@
 """millstream intake: listens for events of programs that cannot write streams: HTTP, TCP and syslog."""
 
-import os
-import signal
 import threading
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import click
 from console.cli.exit_codes import FAILED, OK
 from console.cli.kinds import STREAM
 from console.cli.session import Session
+from console.cli.stopping import stop_by_signal
 from console.cli.templates import of
 from console.cli.verb import Verb
 from console.output import counted
@@ -108,7 +107,7 @@ def verb(
     threading.Thread(
         target=_say, args=(session, intake, bool(token_file or session.settings.intake_token)), daemon=True
     ).start()
-    _stop_by_signal(intake)
+    stop_by_signal(intake.stop)
     took = intake.run()
     session.out.done(
         f"{counted(took.confirmed, 'event')} taken"
@@ -175,18 +174,3 @@ def _reached_by(way: str, where: Endpoint, has_token: bool) -> str:
     if way == "http" and has_token:
         return "from anywhere, with the token"
     return "from anywhere: whoever reaches it can send"
-
-
-def _stop_by_signal(intake: Intake) -> None:
-    """SIGTERM and SIGINT stop it; a second signal ends the process at once."""
-    stopping: list[int] = []
-
-    def on_signal(number: int, _: object) -> None:
-        if stopping:
-            os._exit(128 + number)
-        stopping.append(number)
-        # In a thread of its own: the main thread may hold a lock that stopping takes.
-        threading.Thread(target=intake.stop, name="millstream-stop").start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)

@@ -1,7 +1,5 @@
 """millstream produce: lines of files or of standard input into a stream, rows of an outbox, or a single event."""
 
-import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,7 @@ from console.cli.exit_codes import OK
 from console.cli.kinds import STREAM, TABLE
 from console.cli.produce_lines import STDIN, Lines
 from console.cli.session import Session
+from console.cli.stopping import stop_by_signal
 from console.cli.templates import filled, of
 from console.cli.verb import Verb
 from pipeline.errors import UsageError, WrongKeyTypeError
@@ -177,7 +176,8 @@ def verb(
     with _naming(stream), Producer(connector=session.connector(), confirm=confirm) as producer:
         if data is not None:
             return _one(session, producer, stream, data, parse, event_type or "", key)
-        stop = _stop_by_signal()
+        stop = threading.Event()
+        stop_by_signal(stop.set)
         if outbox:
             return produce_outbox.relay(session, producer, stream, outbox, table, follow, stop)
         lines = Lines(
@@ -297,20 +297,3 @@ def _one(
         level=sent.level,
     )
     return OK
-
-
-def _stop_by_signal() -> threading.Event:
-    """An event that SIGTERM and SIGINT set; a second signal ends the process at once."""
-    stop = threading.Event()
-    stopping: list[int] = []
-
-    def on_signal(number: int, _: object) -> None:
-        if stopping:
-            os._exit(128 + number)
-        stopping.append(number)
-        # In a thread of its own: the main thread may hold the event's lock, in the wait that the signal interrupts.
-        threading.Thread(target=stop.set, name="millstream-stop").start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    return stop
