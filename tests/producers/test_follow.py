@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,6 @@ from tests.until import until
 
 ROOT = Path(__file__).parent.parent.parent
 APPENDED = b"*2\r\n$"
-
-
-@pytest.fixture
-def producer(server: Server) -> Iterator[Producer]:
-    """A producer to the server of this run."""
-    with Producer(server.address.shown) as producer:
-        yield producer
 
 
 @pytest.fixture

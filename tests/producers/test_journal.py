@@ -4,7 +4,6 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pipeline.server.connect import Link
 from producers.producer import Producer
 from producers.sources.feed import Fed
 from producers.sources.journal import JournalOptions, follow_journal, parse_journal
-from tests.conftest import Server
 from tests.console.command import here, started
 from tests.journals import Journal
 from tests.producers.reading import datas, events
@@ -27,19 +25,6 @@ from tests.until import until
 def journal(tmp_path: Path) -> Journal:
     """A journal without entries."""
     return Journal(tmp_path / "journal")
-
-
-@pytest.fixture
-def producer(server: Server) -> Iterator[Producer]:
-    """A producer to the server of this run."""
-    with Producer(server.address.shown) as producer:
-        yield producer
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    """Where the server of this run is."""
-    return server.address.shown
 
 
 def entry(number: int, unit: str = "app.service", **more: Any) -> dict[str, Any]:

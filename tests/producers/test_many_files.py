@@ -10,7 +10,6 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,6 @@ from tests.producers.reading import events
 from tests.until import until
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def producer(server: Server) -> Iterator[Producer]:
-    """A producer to the server of this run."""
-    with Producer(server.address.shown) as producer:
-        yield producer
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    """Where the server of this run is."""
-    return server.address.shown
 
 
 class Following:

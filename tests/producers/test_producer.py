@@ -40,13 +40,6 @@ NOWHERE = "unix:///nonexistent/millstream/no.sock"
 
 
 @pytest.fixture
-def producer(server: Server) -> Iterator[Producer]:
-    """A producer to the server of this run."""
-    with Producer(server.address.shown) as producer:
-        yield producer
-
-
-@pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
     """A proxy in front of the server of this run."""
     with Proxy(server.address) as proxy:

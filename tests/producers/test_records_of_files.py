@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,9 @@ from producers.sources.feed import LineOptions
 from producers.sources.follow import follow_file
 from producers.sources.parsers import parse_text
 from producers.sources.records import RULES, RecordOptions
-from tests.conftest import Server
 from tests.console.command import apart, here, started
 from tests.producers.reading import datas
 from tests.until import until
-
-
-@pytest.fixture
-def producer(server: Server) -> Iterator[Producer]:
-    """A producer to the server of this run."""
-    with Producer(server.address.shown) as producer:
-        yield producer
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    """Where the server of this run is."""
-    return server.address.shown
 
 
 def record(number: int, lines: int = 4) -> str:
