@@ -33,6 +33,11 @@ class Codec(IntEnum):
     MSGPACK = 1
     JSON = 2
     FIELDS = 3
+    TASK = 4
+    """What a list held (pipeline/task.py): JSON, text or msgpack, as its bytes tell. No producer writes it."""
+    TASK_TEXT = 5
+    TASK_JSON = 6
+    TASK_MSGPACK = 7
 
     @classmethod
     def named(cls, name: str) -> "Codec":
@@ -41,11 +46,10 @@ class Codec(IntEnum):
         Raises:
             UsageError: no such codec.
         """
-        try:
-            return cls[name.upper()]
-        except KeyError:
-            known = ", ".join(codec.name.lower() for codec in cls)
-            raise UsageError(f"codec={name!r}: one of {known}") from None
+        sent = {codec.name.lower(): codec for codec in (cls.MSGPACK, cls.JSON, cls.FIELDS)}
+        if name not in sent:
+            raise UsageError(f"codec={name!r}: one of {', '.join(sent)}")
+        return sent[name]
 
 
 EXT_LOCAL_TIME = 1

@@ -43,7 +43,7 @@ _KNOWN = frozenset(
     (kind, codec, compression)
     for kind, codec, compression in (
         *((SINGLE, codec, compression) for codec in (1, 2) for compression in (UNCOMPRESSED, ZSTD)),
-        (SINGLE, 3, UNCOMPRESSED),
+        *((SINGLE, codec, UNCOMPRESSED) for codec in (3, 4, 5, 6, 7)),
         *((kind, 1, compression) for kind in (PACK, RECORDS) for compression in (UNCOMPRESSED, ZSTD)),
     )
 )

@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 # them after its tag: `{shop}:dead:x` would be both a stream and the dead letters of a stream `{shop}`.
 RESERVED_WORDS = frozenset(
     "lane meta producer source ids groups members lease again retry retry-bodies delayed delayed-bodies "
-    "dead done duty never".split()
+    "dead done duty never list".split()
 )
 MAX_NAME_BYTES = 512
 _ESCAPED = str.maketrans({"%": "%25", ":": "%3A", "{": "%7B", "}": "%7D"})
@@ -132,6 +132,60 @@ class StreamKeys:
         return f"StreamKeys({self.stream!r})"
 
 
+class ListKeys:
+    """The keys of a list queue `emails`: the list itself, and ours, all in its slot and none named `processing…`.
+
+    What our workers hold stands in a stream of the list's own, `{emails}:tasks`, with the keys that every stream has.
+    Old recoverers, which scan `processing:*`, see none of them.
+    """
+
+    __slots__ = ("list", "tasks")
+
+    def __init__(self, name: str) -> None:
+        check_name("list", name)
+        self.list = name
+        stream = f"{name}:tasks" if "{" in name else f"{{{name}}}:tasks"
+        try:
+            self.tasks = StreamKeys(stream)
+        except UsageError as error:
+            raise UsageError(f"list name {name!r}: {error}") from None
+
+    @property
+    def stream(self) -> str:
+        """Stream: what workers of ours have taken, from the list's end until it is settled, when it is deleted."""
+        return self.tasks.stream
+
+    @property
+    def hand(self) -> str:
+        """List: what a waiting worker was handed, until the next step, anybody's, adds it to the stream."""
+        return self.tasks.prefix + "list:hand"
+
+    @property
+    def due(self) -> str:
+        """Sorted set: delayed tasks in the format `unique`, by due time in ms."""
+        return self.tasks.prefix + "list:due"
+
+    @property
+    def seen(self) -> str:
+        """Hash: what stands in old workers' processing list without a record, and since when."""
+        return self.tasks.prefix + "list:seen"
+
+    def producer(self, producer: str) -> str:
+        """Hash, expiring: the number of the last push of a producer, so that one repeated is pushed once."""
+        return self.tasks.producer(producer)
+
+    def bridge(self, bridge: str) -> str:
+        """List: what a bridge to another slot or server has taken and not yet delivered."""
+        return f"{self.tasks.prefix}list:bridge:{escape(bridge)}"
+
+    def position(self, source: str) -> str:
+        """String: how far a bridge has come."""
+        return self.tasks.source(source)
+
+    def __repr__(self) -> str:
+        return f"ListKeys({self.list!r})"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupRef:
     """A group on one of the streams it reads: the stream itself, or its own `again` stream.
@@ -142,7 +196,14 @@ class GroupRef:
     keys: StreamKeys
     group: str
     again: bool = False
-    """The group's own stream of what is due again: its entries are deleted when settled."""
+    """The group's own stream of what is due again."""
+    private: bool = False
+    """Nobody else reads the stream: a list's tasks."""
+
+    @property
+    def deletes(self) -> bool:
+        """Whether its entries are deleted when they are settled."""
+        return self.again or self.private
 
     @property
     def key(self) -> str:

@@ -23,6 +23,7 @@ from pipeline.header import (
     write_header,
 )
 from pipeline.limits import Limits
+from pipeline.task import decode_task, function_of
 from pipeline.text_codecs import decode_fields, decode_foreign, decode_json
 
 FOREIGN: Final = 0
@@ -54,11 +55,14 @@ class SingleOrigin:
         self.limits = limits
 
     def load(self, event: Event) -> None:
-        """Nothing is left to be read: decode_entry reads the header."""
+        """Set the type of what a list held, which its data tells: decode_entry reads all else from the header."""
+        event.type = function_of(event.data)
 
     def data(self, index: int) -> Any:
         """The event's data, decoded anew."""
         codec = self.codec
+        if codec >= Codec.TASK:
+            return decode_task(self.body, Codec(codec), self.limits)
         if codec == FOREIGN:
             return decode_foreign(self.fields)
         if codec == Codec.FIELDS:

@@ -439,10 +439,14 @@ def decode_entry(
     entry.is_pack = False
     event.producer = producer
     event.number = number
-    event.type = type_
     event.key = key
     event._id = event_id
     event._headers = headers
+    if codec < Codec.TASK:
+        event.type = type_
+    else:  # many entries share a header, so it says not which event it is; the type is that of its data
+        event.producer = ""
+        event._id = first_id.decode("latin-1")
     if time_ms is not None:
         event._time_ms = time_ms
     event._origin = SingleOrigin(fields, at, body or b"", codec, compression, first_id, limits)

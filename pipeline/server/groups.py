@@ -254,7 +254,7 @@ def settle_command(
     """
     return script("settle").command(
         [ref.key, ref.keys.groups],
-        [ref.group, escape(ref.group), consumer, int(ref.again), token, passed_by, *ids],
+        [ref.group, escape(ref.group), consumer, int(ref.deletes), token, passed_by, *ids],
     )
 
 
@@ -304,7 +304,7 @@ def move_command(
     return script("move").command(
         used,
         [
-            *(ref.group, escape(ref.group), int(ref.again), min_idle_ms, nonce() if min_idle_ms else ""),
+            *(ref.group, escape(ref.group), int(ref.deletes), min_idle_ms, nonce() if min_idle_ms else ""),
             *(passed_by, *args),
         ],
     )

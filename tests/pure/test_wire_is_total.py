@@ -127,7 +127,7 @@ def test_mutated_entries_do_no_harm(
         header(0, 0, 1, 0, 1, "p", 1),
         header(2, {"quite": "another form"}),
         header(1, 3, 1, 0, 1, "p", 1),
-        header(1, 0, 4, 0, 1, "p", 1),
+        header(1, 0, 8, 0, 1, "p", 1),
         header(1, 0, 0, 0, 1, "p", 1),
         header(1, 0, 1, 2, 1, "p", 1),
         header(1, 1, 2, 0, 1, "p", 1),
