@@ -56,7 +56,10 @@ class SingleOrigin:
 
     def load(self, event: Event) -> None:
         """Set the type of what a list held, which its data tells: decode_entry reads all else from the header."""
-        event.type = function_of(event.data)
+        try:
+            event.type = function_of(event.data)
+        except DecodeError:  # whoever looks at the data gets it; until then it is a task that asks for nothing
+            event.type = ""
 
     def data(self, index: int) -> Any:
         """The event's data, decoded anew."""
