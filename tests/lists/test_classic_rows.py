@@ -1,0 +1,368 @@
+"""The classic list queue row by row: what it does wrong, shown on a real server, step by step."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.conftest import Server, started
+from tests.lists import classic
+from tests.lists.classic import ClassicQueue, finish, record_key, stop_after
+from tests.proxy import Proxy
+from tests.until import until
+
+ROOT = Path(__file__).parents[2]
+NAME = "emails"
+TASK = b'{"function": "send_email", "args": ["ann@example.com"]}'
+
+
+@pytest.fixture(scope="module")
+def whole_server() -> Iterator[Server]:
+    """A server of these tests alone: old recoverers look at every key there is, and other tests' are not theirs."""
+    with started() as running:
+        yield running
+
+
+@pytest.fixture
+def old_server(whole_server: Server) -> Server:
+    """The server, empty."""
+    with redis.Redis(unix_socket_path=whole_server.address.path) as client:
+        client.flushall()
+        client.config_resetstat()
+    return whole_server
+
+
+@pytest.fixture
+def client(old_server: Server) -> Iterator[Any]:
+    """A plain client, as old code has it; Any, as its replies are typed for its asynchronous twin too."""
+    with redis.Redis(unix_socket_path=old_server.address.path) as client:
+        yield client
+
+
+@pytest.fixture
+def old(client: Any) -> ClassicQueue:
+    """The queue as old processes use it."""
+    return ClassicQueue(client, NAME)
+
+
+def expire(client: Any, task: bytes) -> None:
+    """Make the record of a task one that timed out: by its own words, no sleeping."""
+    client.hset(record_key(task), "timestamp", time.time() - classic.TIMEOUT_S - 1)
+
+
+def tasks(client: Any, key: str = NAME) -> list[bytes]:
+    """What a list holds, the task that is taken next from the right first."""
+    held: list[bytes] = client.lrange(key, 0, -1)
+    return held[::-1]
+
+
+def microseconds(client: Any, command: str) -> float:
+    """What a call of a command has taken on average, in us, as the server measured it."""
+    return float(client.info("commandstats")[f"cmdstat_{command}"]["usec_per_call"])
+
+
+def calls(client: Any) -> dict[str, int]:
+    """How often each command was carried out."""
+    stats = client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): facts["calls"] for name, facts in stats.items()}
+
+
+# Push.
+
+
+def test_classic_push_whose_answer_is_lost_is_pushed_twice(old_server: Server, client: Any) -> None:
+    """The client library repeats a command whose answer it did not get: LPUSH is no command to repeat."""
+    with (
+        Proxy(old_server.address) as proxy,
+        redis.Redis(unix_socket_path=proxy.url.removeprefix("unix://"), protocol=2) as through,
+    ):
+        through.ping()
+        first = proxy.replies + 1
+        proxy.swallow = lambda number, _: number == first
+        ClassicQueue(through, NAME).push(TASK)
+    assert tasks(client) == [TASK, TASK]
+
+
+# Blocking pop.
+
+
+def test_classic_pop_loses_the_task_of_a_worker_that_dies(
+    old_server: Server, client: Any, old: ClassicQueue, tmp_path: Path
+) -> None:
+    """kill -9 after BRPOP was answered: the task is nowhere on the server, and nobody ran it."""
+    with old_process(old_server, "brpop", tmp_path / "account") as worker:
+        until(lambda: client.info("clients")["blocked_clients"])
+        worker.send_signal(signal.SIGSTOP)
+        old.push(TASK)
+        assert client.dbsize() == 0, "the server has handed the task over"
+        worker.kill()
+        worker.wait()
+    assert [step for step, *_ in classic.lines_of(tmp_path / "account")] == ["started", "waiting"]
+    assert finish(old.recover()) == []
+    assert client.dbsize() == 0
+
+
+def test_classic_pop_loses_the_task_whose_answer_is_lost(
+    old_server: Server, client: Any, old: ClassicQueue
+) -> None:
+    """The connection breaks under the answer of BRPOP: the client library pops again, another task, and is silent."""
+    old.push("first")
+    old.push("second")
+    with (
+        Proxy(old_server.address) as proxy,
+        redis.Redis(unix_socket_path=proxy.url.removeprefix("unix://"), protocol=2) as through,
+    ):
+        proxy.swallow = lambda _, reply: b"first" in reply
+        assert ClassicQueue(through, NAME).pop(1) == (NAME.encode(), b"second")
+    assert client.dbsize() == 0
+
+
+def test_classic_pop_waits_no_longer_than_its_socket(client: Any, old_server: Server) -> None:
+    """BRPOP 0 says to wait for ever, and the client library's socket timeout (5 s, unless told) ends it."""
+    with redis.Redis(unix_socket_path=old_server.address.path) as unchanged:
+        assert unchanged.connection_pool.make_connection().socket_timeout == 5
+    with (
+        redis.Redis(
+            unix_socket_path=old_server.address.path, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)
+        ) as short,
+        pytest.raises(redis.TimeoutError),
+    ):
+        ClassicQueue(short, NAME).pop(0)
+
+
+# Reliable dequeue.
+
+
+def test_classic_dequeue_cut_in_half_leaves_a_task_that_nobody_recovers(
+    client: Any, old: ClassicQueue
+) -> None:
+    """Killed between LMOVE and HSET: the task stands in the processing list, and recovery knows only records."""
+    old.push(TASK)
+    stop_after(old.dequeue(), "moved")
+    assert finish(old.recover()) == []
+    assert tasks(client, classic.PROCESSING) == [TASK]
+    assert tasks(client) == []
+
+
+def test_classic_records_of_equal_payloads_are_one(client: Any, old: ClassicQueue) -> None:
+    """Two workers hold equal tasks under one record: both die, and one of the two tasks comes back."""
+    old.push(TASK)
+    old.push(TASK)
+    finish(old.dequeue())
+    finish(old.dequeue())
+    assert client.keys("processing:*") == [record_key(TASK).encode()]
+    expire(client, TASK)
+    assert finish(old.recover()) == [TASK]
+    assert finish(old.recover()) == []
+    assert tasks(client) == [TASK]
+    assert tasks(client, classic.PROCESSING) == [TASK], "its twin stays for good"
+
+
+# Acknowledge.
+
+
+def test_classic_acknowledge_takes_the_record_of_the_twin(client: Any, old: ClassicQueue) -> None:
+    """Of two workers with equal tasks one ends and the other dies: the record is gone, and with it the recovery."""
+    old.push(TASK)
+    old.push(TASK)
+    task = finish(old.dequeue())
+    assert task == finish(old.dequeue()) == TASK
+    finish(old.acknowledge(task))
+    assert tasks(client, classic.PROCESSING) == [TASK]
+    assert client.keys("processing:*") == []
+    assert finish(old.recover()) == []
+
+
+def test_classic_acknowledge_is_linear(client: Any, old: ClassicQueue) -> None:
+    """LREM goes through the processing list from its head, where the youngest stand: the oldest costs most."""
+    held = [b"task %d" % number for number in range(50_000)]
+    client.lpush(classic.PROCESSING, *held)
+    for task in held[-20:]:
+        finish(old.acknowledge(task))
+    youngest_us = microseconds(client, "lrem")
+    client.config_resetstat()
+    for task in held[:20]:
+        finish(old.acknowledge(task))
+    assert microseconds(client, "lrem") > 20 * youngest_us
+
+
+# Recover.
+
+
+def test_classic_recovery_mixes_queues(client: Any, old: ClassicQueue) -> None:
+    """KEYS processing:* finds records of every queue: the recoverer of `emails` pushes a payment to `emails`."""
+    payments = ClassicQueue(client, "payments")
+    payments.push("a payment")
+    finish(payments.dequeue())
+    expire(client, b"a payment")
+    assert finish(old.recover()) == [b"a payment"]
+    assert tasks(client, "payments") == []
+    assert tasks(client) == [b"a payment"]
+
+
+def test_classic_recoverers_push_twice(client: Any, old: ClassicQueue) -> None:
+    """Two recoverers find the same record: each pushes the task."""
+    old.push(TASK)
+    finish(old.dequeue())
+    expire(client, TASK)
+    one, other = old.recover(), ClassicQueue(client, NAME).recover()
+    for recovering in (one, other):
+        assert [next(recovering), next(recovering)] == ["listed", "found"]
+    assert [finish(one), finish(other)] == [[TASK], [TASK]]
+    assert tasks(client) == [TASK, TASK]
+
+
+def test_classic_recovery_overruns_an_acknowledgement(client: Any, old: ClassicQueue) -> None:
+    """A worker acknowledges between the look at its record and the push: what is done is to be done again."""
+    old.push(TASK)
+    finish(old.dequeue())
+    expire(client, TASK)
+    recovering = old.recover()
+    assert [next(recovering), next(recovering)] == ["listed", "found"]
+    finish(old.acknowledge(TASK))
+    finish(recovering)
+    assert tasks(client) == [TASK]
+
+
+def test_classic_recovery_killed_after_the_push_pushes_again(client: Any, old: ClassicQueue) -> None:
+    """A recoverer dies between LPUSH and DEL: the next one finds the record as it was."""
+    old.push(TASK)
+    finish(old.dequeue())
+    expire(client, TASK)
+    stop_after(old.recover(), "pushed")
+    finish(old.recover())
+    assert tasks(client) == [TASK, TASK]
+
+
+def test_classic_recovery_stops_at_a_key_of_another_type(client: Any, old: ClassicQueue) -> None:
+    """A key named processing:… that is no record ends every recoverer: whoever lives beside them has other names."""
+    client.rpush("processing:emails", TASK)
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        finish(old.recover())
+
+
+def test_classic_recovery_blocks_the_server(client: Any, old: ClassicQueue) -> None:
+    """KEYS looks at every key of the database in one go, whoever's they are."""
+    client.eval("for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'page:' .. i, '') end", 0, 100_000)
+    client.config_resetstat()
+    finish(old.recover())
+    assert microseconds(client, "keys") > 1_000
+
+
+# The worker loop.
+
+
+def test_classic_failed_task_waits_for_its_timeout(client: Any, old: ClassicQueue) -> None:
+    """A handler that raises: the task stands in the processing list until its timeout, 300 s, has passed."""
+    old.push(TASK)
+
+    def fail(task: bytes) -> None:
+        raise RuntimeError("no connection to the mail server")
+
+    assert list(old.work(fail)) == ["listed", "moved", "recorded", "failed"]
+    assert list(old.work(fail, pause_s=0)) == ["listed"], "nothing to do, as if nothing were wrong"
+    assert tasks(client, classic.PROCESSING) == [TASK]
+
+
+def test_classic_worker_polls(client: Any, old: ClassicQueue) -> None:
+    """A worker without work asks for it all the same, and what comes meanwhile waits for the end of its sleep."""
+    for _ in range(10):
+        finish(old.work(lambda task: None, pause_s=0))
+    asked = calls(client)
+    assert (asked["keys"], asked["lmove"]) == (10, 10)
+
+
+# Scheduled tasks.
+
+
+def test_classic_schedule_merges_equal_tasks(client: Any, old: ClassicQueue) -> None:
+    """Equal tasks are one member, and the time given last is its time, though it be the later one."""
+    old.schedule(TASK, 0)
+    old.schedule(TASK, 3_600)
+    assert client.zcard(classic.SCHEDULED) == 1
+    assert finish(old.process_due()) == [], "the first was due"
+
+
+def test_classic_schedulers_push_twice(client: Any, old: ClassicQueue) -> None:
+    """Two processes find the same task due: each pushes it."""
+    old.schedule(TASK, 0)
+    one, other = old.process_due(), ClassicQueue(client, NAME).process_due()
+    assert [next(one), next(other)] == ["listed", "listed"]
+    finish(one)
+    finish(other)
+    assert tasks(client) == [TASK, TASK]
+
+
+def test_classic_scheduler_killed_after_the_push_pushes_again(client: Any, old: ClassicQueue) -> None:
+    """Killed between RPUSH and ZREM: the task is due once more."""
+    old.schedule(TASK, 0)
+    stop_after(old.process_due(), "pushed")
+    finish(old.process_due())
+    assert tasks(client) == [TASK, TASK]
+
+
+# Priorities.
+
+
+def test_classic_priority_merges_equal_tasks(client: Any, old: ClassicQueue) -> None:
+    """Equal tasks are one member: the second push changes the priority of the first, and is no task."""
+    old.push_priority(TASK, 1)
+    old.push_priority(TASK, 9)
+    assert old.pop_priority() == [(TASK, 9.0)]
+    assert old.pop_priority() == []
+
+
+def test_classic_priority_pop_loses_the_task_of_a_worker_that_dies(client: Any, old: ClassicQueue) -> None:
+    """ZPOPMIN and dead: the task is nowhere."""
+    old.push_priority(TASK, 1)
+    assert old.pop_priority() == [(TASK, 1.0)]
+    assert client.dbsize() == 0
+
+
+# Durability.
+
+
+def test_classic_durability_check_sees_one_setting(own_server: Any) -> None:
+    """appendonly=yes is all it asks for: a server that evicts tasks and writes to the disk once in a while passes."""
+    with redis.Redis(unix_socket_path=own_server().address.path) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendfsync", "no")
+        assert ClassicQueue(client, NAME).is_durable()
+
+
+def test_classic_durability_check_fails_where_config_is_denied(client: Any, old_server: Server) -> None:
+    """Managed services deny CONFIG: the check is an error, not an answer."""
+    client.acl_setuser(
+        "managed", enabled=True, nopass=True, categories=["+@all"], commands=["-config"], keys=["*"]
+    )
+    with (
+        redis.Redis(unix_socket_path=old_server.address.path, username="managed", password="any") as managed,
+        pytest.raises(redis.exceptions.NoPermissionError),
+    ):
+        ClassicQueue(managed, NAME).is_durable()
+
+
+def old_process(server: Server, kind: str, account: Path, **options: float) -> "subprocess.Popen[bytes]":
+    """An old worker as a process of its own; ended by the `with` it is used in."""
+    arguments = {"timeout_s": 300, "work_ms": 1, "pause_s": 1} | options
+    return subprocess.Popen(
+        [
+            sys.executable,
+            classic.__file__,
+            kind,
+            f"unix://{server.address.path}",
+            NAME,
+            str(account),
+            *(str(arguments[name]) for name in ("timeout_s", "work_ms", "pause_s")),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
