@@ -367,7 +367,7 @@ class Member:
                 self._membership.join(link)
             except MillstreamError as error:
                 if row_of(error).member is Reaction.END:
-                    self.state.fail(error)
+                    self.state.fail(self._named(link, error))
                 else:
                     self._trouble.met(self, error)
                 return False

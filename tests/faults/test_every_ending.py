@@ -78,6 +78,17 @@ def test_a_key_of_another_type_ends_the_member_and_is_named(
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
 
 
+def test_a_stream_that_is_overwritten_while_a_read_waits_at_it_is_named(mine: Consuming) -> None:
+    """Redis 7.0 answers that read as if the group were gone: what joining it again then meets is named as well."""
+    record(mine)
+    with mine.running(well=False) as running:
+        (member,) = running.members
+        until(lambda: member.state.reader_blocked, what="the read waits at the server")
+        mine.link.call("SET", mine.stream, "not ours")
+        until(lambda: running.failure, 15, what="the member has ended")
+        assert f"{mine.stream} holds a string" in str(running.failure)
+
+
 def test_a_send_to_a_key_of_another_type_fails_and_others_go_on(mine: Consuming) -> None:
     """The send fails with the cause, at once, and the producer lives."""
     mine.link.call("SET", mine.stream, "not ours")
