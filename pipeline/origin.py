@@ -58,8 +58,8 @@ class SingleOrigin:
         """Set the type of what a list held, which its data tells: decode_entry reads all else from the header."""
         try:
             event.type = function_of(event.data)
-        except DecodeError:  # whoever looks at the data gets it; until then it is a task that asks for nothing
-            event.type = ""
+        except DecodeError:
+            event.type = ""  # who looks at the data gets the error; until then it asks for nothing
 
     def data(self, index: int) -> Any:
         """The event's data, decoded anew."""
