@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from consumers.route import Route
 from consumers.running import Lifespan, LoopThread, Running, entered
-from pipeline.declare import ConsumerSpec
+from pipeline.declare import ConsumerSpec, consumed
 from pipeline.errors import NotFoundError, UsageError
 from pipeline.keys import StreamKeys
+from pipeline.list_options import ListOptions
 from pipeline.observe.log import get_logger, log_to_stderr
 from pipeline.options import Retry, consumer_options
 from pipeline.server.connect import Connector
@@ -55,9 +56,10 @@ class Pipeline:
 
     def consumer(
         self,
-        stream: str,
+        stream: str | None = None,
         *,
-        group: str,
+        list: str | ListOptions | None = None,  # noqa: A002 - the server's word
+        group: str | None = None,
         types: Collection[str] = (),
         concurrency: int | None = None,
         batch: int | None = None,
@@ -78,6 +80,9 @@ class Pipeline:
         executor: str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated function a consumer of `stream` for `group`; the function itself stays as it is.
+
+        Or of a list queue, `list="emails"`, shared with whoever else pushes to it and pops from it. Its name stands as
+        it is, without the namespace; its group is called "workers" unless another name is given.
 
         It takes the event, and the delivery as an optional second parameter; with `batch`, a list of up to so many
         events. Returning is done, raising is retry, raise Reject or Later for more. Options: see ConsumerOptions.
@@ -106,14 +111,17 @@ class Pipeline:
             executor=executor,
         )
 
+        name, of_group, queue = consumed(stream, list, group, self.stream_name)
+
         def declare(handler: Handler) -> Handler:
             self.add(
                 ConsumerSpec(
-                    stream=self.stream_name(stream),
-                    group=group,
+                    stream=name,
+                    group=of_group,
                     handler=handler,
                     options=options,
                     namespace=self.namespace,
+                    list=queue,
                 )
             )
             return handler
@@ -150,6 +158,8 @@ class Pipeline:
             UsageError: the group has a handler that takes the same event types already.
         """
         for other in self._specs:
+            if spec.list is not None and other.stream == spec.stream:
+                _check_same_list(spec, other)
             same = other.stream == spec.stream and other.group == spec.group
             if same and (
                 not other.options.types or not spec.options.types or other.options.types == spec.options.types
@@ -249,6 +259,22 @@ class Pipeline:
                     await asyncio.to_thread(running.stop)
         finally:
             await asyncio.to_thread(connector.close)
+
+
+def _check_same_list(spec: ConsumerSpec, other: ConsumerSpec) -> None:
+    """A list has one group, to which all its tasks go, and is laid out in one way."""
+    assert spec.list is not None, "the caller looked"
+    if other.list is None:
+        raise UsageError(f"stream {spec.stream!r} is that of the list {spec.list.name!r}: consume the list")
+    if other.group != spec.group:
+        raise UsageError(
+            f"list {spec.list.name!r} has the group {other.group!r} already ({other.name}): each of its tasks is done "
+            f"once, so {spec.name} cannot have it for {spec.group!r} as well"
+        )
+    if other.list != spec.list:
+        raise UsageError(
+            f"list {spec.list.name!r}: {other.name} and {spec.name} are given other ListOptions for it"
+        )
 
 
 class StopSignal:

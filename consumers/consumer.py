@@ -13,9 +13,10 @@ from consumers.executors import Queue, drained, next_event
 from consumers.running import Running
 from consumers.state import MemberState
 from consumers.window import Held
-from pipeline.declare import ConsumerSpec
+from pipeline.declare import ConsumerSpec, consumed
 from pipeline.errors import ClosedError, UsageError
 from pipeline.event import Event
+from pipeline.list_options import ListOptions
 from pipeline.options import ConsumerOptions, consumer_options
 from pipeline.outcome import HAND_BACK, Outcome
 from pipeline.server.connect import Connector
@@ -144,15 +145,17 @@ class Consumer:
 
     def __init__(
         self,
-        stream: str,
+        stream: str | None = None,
         *,
-        group: str,
+        list: str | ListOptions | None = None,  # noqa: A002 - the server's word
+        group: str | None = None,
         url: str | None = None,
         ack: str = "auto",
         timeout_s: float | None = None,
         **options: Any,
     ) -> None:
-        """timeout_s: end the iteration after so long without an event; options: see ConsumerOptions ("claim_after", …).
+        """list: a list queue instead of a stream, its name or ListOptions; group is then "workers" unless given.
+        timeout_s: end the iteration after so long without an event; options: see ConsumerOptions ("claim_after", …).
 
         Raises:
             UsageError: an option that cannot be. NoServerError: no address given or found.
@@ -160,7 +163,10 @@ class Consumer:
         if ack not in ("auto", "manual"):
             raise UsageError(f"ack={ack!r}: auto or manual")
         values: ConsumerOptions = consumer_options(concurrency=options.pop("concurrency", 1), **options)
-        self._spec = ConsumerSpec(stream=stream, group=group, handler=_taken_by_hand, options=values)
+        name, of_group, queue = consumed(stream, list, group)
+        self._spec = ConsumerSpec(
+            stream=name, group=of_group, handler=_taken_by_hand, options=values, list=queue
+        )
         self._connector = Connector(url)
         self._auto = ack == "auto"
         self._timeout_s = timeout_s

@@ -17,10 +17,11 @@ from consumers.executors import Executor
 from consumers.heartbeat import Heartbeat
 from consumers.inbox import Inbox
 from consumers.janitor import Janitor
+from consumers.list_watcher import ListWatcher
 from consumers.loop_executor import LoopExecutor
 from consumers.membership import Membership
 from consumers.promoter import Promoter
-from consumers.reader import Reader, unseen
+from consumers.reader import Reader, unseen, unwatch
 from consumers.settler import Settler
 from consumers.state import Counts, MemberState, now_ms
 from consumers.thread_executor import ThreadExecutor
@@ -41,6 +42,7 @@ from pipeline.observe.trouble import trouble_with
 from pipeline.server.connect import Connector, Link
 from pipeline.server.error_map import Reaction, row_of
 from pipeline.server.groups import retire, wrong_keys
+from pipeline.server.lists import drain_hand
 
 TICK_S = 0.5
 """Heartbeats, and looks for something to take over, come at least this often, in s."""
@@ -89,6 +91,7 @@ class Member:
                 fixed_events=min(fixed) if fixed else None,
                 max_bytes=max(o.window_bytes for o in options),
             ),
+            list_options=first.list,
             claim_after_ms=claim_after_ms,
             own_claim_after_ms=claim_after_ms,
             pause_above=min(o.pause_above for o in options),
@@ -110,18 +113,14 @@ class Member:
         self._promoter = Promoter(self.state)
         self._janitor = Janitor(self.state)
         self._turns = Turns()
+        block_ms = min(o.block_ms for o in options)
         self._readers = [
-            Reader(
-                self.state,
-                self._dispatch,
-                self._settler,
-                block_ms=min(o.block_ms for o in options),
-                turns=self._turns,
-            )
+            Reader(self.state, self._dispatch, self._settler, block_ms=block_ms, turns=self._turns)
             for _ in range(
                 2 if any(isinstance(executor, ThreadExecutor) for _, executor in self._executors) else 1
             )
         ]
+        self._watcher = ListWatcher(self.state, first.list, block_ms=block_ms) if first.list else None
         self._joining = threading.Lock()
         self._ended = threading.Event()
         self._run_id = ""
@@ -141,6 +140,9 @@ class Member:
             )
             for number, reader in enumerate(self._readers)
         ]
+        self._watcher_thread = threading.Thread(
+            target=self._watch, name=f"millstream-{first.group}-watcher", daemon=True
+        )
         self._duty_thread = threading.Thread(
             target=self._do_duties, name=f"millstream-{first.group}-duty", daemon=True
         )
@@ -176,6 +178,8 @@ class Member:
         self._run_id, self.state.cluster = capabilities.run_id, capabilities.cluster_nodes > 0
         for thread in self._reader_threads:
             thread.start()
+        if self._watcher is not None:
+            self._watcher_thread.start()
         if self._callbacks is not None:
             self._callbacks.start()
         self._duty_thread.start()
@@ -202,6 +206,8 @@ class Member:
         state.wake_all()
         if self._reader_threads[0].ident is not None:
             self._turns.await_end(max(grace_s, LEAVE_S))
+        if self._watcher_thread.ident is not None:
+            self._watcher_thread.join(LEAVE_S)
         self._dispatch.hand_back_unstarted()
         self._await_handlers(deadline_s)
         if not self._dispatch.idle():
@@ -246,6 +252,10 @@ class Member:
                 self._keep_up("reader", reader.run, self.state.stop_asked)
             finally:
                 self._turns.end(reader)
+
+    def _watch(self) -> None:
+        assert self._watcher is not None, "start() looked"
+        self._keep_up("watcher", self._watcher.run, self.state.stop_asked)
 
     def _do_duties(self) -> None:
         link = self._keep_up("duty", self._duties, self._ended)
@@ -302,12 +312,12 @@ class Member:
             failures = 1 if worked else failures + 1
             denied_s = 0.0 if worked else denied_s
             wait_s = RECONNECT.wait_ms(failures) / 1_000
-            if purpose == "duty":  # back in time to renew what is held, as soon as that can be done
+            if purpose != "reader":  # back in time to renew what is held, as soon as that can be done
                 over.wait(min(wait_s, state.claim_after_ms / RENEWED / 1_000))
             else:
                 state.back.wait(wait_s)
                 state.back.clear()
-        if purpose == "reader":
+        if purpose != "duty":
             if link is not None:
                 link.close()
             return None
@@ -393,6 +403,8 @@ class Member:
                     link.calls(
                         [("CLIENT", "UNBLOCK", state.reader_client)]
                     )  # refused: the block ends by itself
+                if state.resting and state.watcher_blocked and state.watcher_client:
+                    link.calls([unwatch(state)])
                 self._dispatch.collect()
                 settled = 0
                 if ticking or state.stopping or state.reader_blocked or state.sweeping:
@@ -425,6 +437,8 @@ class Member:
             if duty.on_duty:
                 self._janitor.run_once(link, duty)
             return
+        if self.state.list_options is not None:
+            drain_hand(link, self.state.list_options, self.state.group)
         self._promote(link)
         self._sweep(link)
         self._janitor.run_once(link, duty)

@@ -42,7 +42,9 @@ class Membership:
         """Make sure the group exists: created at its start the first time, recreated where it was once it is lost."""
         state = self._state
         try:
-            joined = join(link, state.keys, state.group, start=self._start, lost=self._joined)
+            joined = join(
+                link, state.keys, state.group, start=self._start, lost=self._joined, queue=state.list_options
+            )
         except WrongKeyTypeError as error:  # of all the streams of an app, which
             raise WrongKeyTypeError(f"stream {state.keys.stream!r}: {error}") from None
         facts: dict[str, Any] = {"stream": state.keys.stream, "group": state.group}

@@ -20,8 +20,10 @@ from consumers.window import Held
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.ladder import company
 from pipeline.server.connect import Link
-from pipeline.server.groups import MAX_IDS, fetch_own, pending_of, read_command
+from pipeline.server.groups import MAX_IDS, Command, fetch_own, pending_of, read_command
+from pipeline.server.lists import feed_command
 from pipeline.server.replies import Reply, info_fields, parse_read
+from pipeline.server.scripts import script
 
 SLACK_MS = 4_000
 """A reply to a blocking read may come so much later than the block ends, in ms."""
@@ -151,6 +153,8 @@ class Reader:
         if going:
             self._take_off(link, Round(settlements, room, state.token))
         elif not self._under_way and not self._fresh:
+            if state.watcher_blocked and not state.finished:
+                link.calls([unwatch(state)])
             state.reader_wake.wait(FULL_WAIT_S)
             state.reader_wake.clear()
             return 0
@@ -158,13 +162,17 @@ class Reader:
         if not self._under_way or (going and self._busy and len(self._under_way) < ROUNDS):
             return 0
         count = self._land(link)
-        if not count and not self._under_way and not settlements and (room := self._room()):
+        if not (count or self._under_way or settlements or self._settler.untaught) and (room := self._room()):
             count = self._wait(link, room)
         return count
 
     def _take_off(self, link: Link, what: Round) -> None:
         state = self._state
         commands = [settlement.command for settlement in what.settlements]
+        if what.room and state.list_options is not None:
+            commands.append(feed_command(state.list_options, what.room, group=state.group))
+            if what.block_ms is not None:
+                state.reader_waits.set()
         if what.room:
             commands.append(read_command(state.refs, state.consumer, count=what.room, block_ms=what.block_ms))
         self._under_way.append(what)
@@ -174,20 +182,37 @@ class Reader:
         """Take in the answers to the round that is under way for longest; how many entries it read."""
         what = self._under_way.popleft()
         count = 0
+        unfed: MillstreamError | None = None
         try:
             self._settler.absorb(link, what.settlements)
         finally:
             if what.block_ms is not None and self._state.settling:
                 self._state.duty_wake.set()  # what was refused need not wait until something comes
             # Also when a settlement was refused: else the answer to this read would be taken for the next command's.
+            if what.room and self._state.list_options is not None and not link.closed:
+                unfed = self._fed(link)
             if what.room and not link.closed:
                 count = self._take_in(
                     link.read(None if what.block_ms is None else what.block_ms + SLACK_MS), what.token
                 )
                 self._busy = count > 0
+            if what.block_ms is not None and self._state.list_options is not None:
+                self._state.reader_waits.clear()
+                self._state.reader_landed.set()
+        if unfed is not None:
+            raise unfed
         if what.settlements and self._state.sweeping:
             self._state.duty_wake.set()
         return count
+
+    def _fed(self, link: Link) -> MillstreamError | None:
+        """Take in the answer to what moved tasks of the list ahead of a read; why it was refused."""
+        reply = link.read_or_error()
+        if getattr(reply, "code", "") == "NOSCRIPT":
+            self._settler.unknown(script("list_feed"))
+        elif isinstance(reply, MillstreamError):
+            return reply
+        return None
 
     def _land_all(self, link: Link) -> None:
         while self._under_way:
@@ -218,7 +243,7 @@ class Reader:
                     here=True
                 )  # before anything else: there is nothing that it would have to wait for
                 total += count
-                if not self._mine or not 0 < count <= FEW or self._recheck_due():
+                if not self._mine or not 0 < count <= FEW or self._recheck_due() or self._settler.untaught:
                     break
                 room = self._room()
                 if room and not state.sweeping:
@@ -361,6 +386,11 @@ def unseen(link: Link, state: MemberState, found: list[Held]) -> None:
                 if len(rows) < MAX_IDS:
                     break
                 start = f"({rows[-1][0].decode()}"
+
+
+def unwatch(state: MemberState) -> Command:
+    """What ends the watcher's wait for the list: the member has no room, or rests. Refused: it ends by itself."""
+    return ("CLIENT", "UNBLOCK", state.watcher_client)
 
 
 def connection_of(link: Link) -> Connection:

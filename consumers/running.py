@@ -102,7 +102,7 @@ class Running:
                     return
                 self.members.append(member)
                 self._log.info(
-                    "consuming", stream=specs[0].stream, group=specs[0].group, consumer=member.name,
+                    "consuming", **_what(specs[0]), group=specs[0].group, consumer=member.name,
                     handlers=", ".join(spec.name for spec in specs),
                 )  # fmt: skip
         except MillstreamError:
@@ -146,6 +146,11 @@ class Running:
         for thread in threads:
             thread.join()
         return all(clean)
+
+
+def _what(spec: ConsumerSpec) -> dict[str, str]:
+    """What a handler consumes, as it was declared."""
+    return {"stream": spec.stream} if spec.list is None else {"list": spec.list.name}
 
 
 @contextlib.asynccontextmanager

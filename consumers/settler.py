@@ -98,6 +98,10 @@ class Settler:
         """Whether the server did not know a script: teach() it."""
         return bool(self._untaught)
 
+    def unknown(self, missing: Script) -> None:
+        """The server does not know a script that somebody else sent over a link of ours."""
+        self._untaught.add(missing)
+
     def teach(self, link: Link) -> None:
         """Load scripts that the server did not know. Only while no reply is outstanding on the link."""
         while self._untaught:

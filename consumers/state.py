@@ -20,6 +20,7 @@ from pipeline.errors import MillstreamError
 from pipeline.event import Event
 from pipeline.filters import GroupFilter
 from pipeline.keys import GroupRef, StreamKeys
+from pipeline.list_options import ListOptions
 from pipeline.observe.log import Limited, get_logger
 from pipeline.pause import Pause
 
@@ -98,6 +99,8 @@ class MemberState:
     window: Window
     claim_after_ms: int
     own_claim_after_ms: int
+    list_options: ListOptions | None = None
+    """The list queue that feeds the stream, which is its own; None for any other stream."""
     cluster: bool = False
     """One script may use keys of one slot only."""
     pause_above: float = 0.5
@@ -148,6 +151,14 @@ class MemberState:
     """The reader waits at the server: what is finished is settled by the duty thread."""
     reader_client: int = 0
     """The server's id of the reader's connection, to end its waiting by."""
+    reader_waits: threading.Event = field(default_factory=threading.Event)
+    """Of a list's member: the reader waits at the server, with room for what comes."""
+    reader_landed: threading.Event = field(default_factory=threading.Event)
+    """Of a list's member: a read that waited was answered since the watcher last looked."""
+    watcher_blocked: bool = False
+    """The watcher waits at the server for the list."""
+    watcher_client: int = 0
+    """The server's id of its connection."""
     stop_asked: threading.Event = field(default_factory=threading.Event)
     sweeping: bool = False
     """A sweep brings entries, or waits for room in the window: what is finished is settled together with its claims, by
@@ -178,7 +189,11 @@ class MemberState:
     say: Limited = field(init=False)
 
     def __post_init__(self) -> None:
-        self.refs = (GroupRef(self.keys, self.group, again=True), GroupRef(self.keys, self.group))
+        private = self.list_options is not None
+        self.refs = (
+            GroupRef(self.keys, self.group, again=True),
+            GroupRef(self.keys, self.group, private=private),
+        )
         self.say = Limited(get_logger("consumer"))
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.keys import StreamKeys, check_name
+from pipeline.list_options import WORKERS, ListOptions, list_options
 from pipeline.options import ConsumerOptions
 
 ASYNC_CONCURRENCY = 64
@@ -34,10 +35,16 @@ class ConsumerSpec:
     options: ConsumerOptions = field(default_factory=ConsumerOptions)
     namespace: str = ""
     """Put before the names of streams that the handler emits to, with a colon, as it stands before `stream`."""
+    list: ListOptions | None = None
+    """The list queue whose tasks are consumed; `stream` is then its own (ListKeys.stream)."""
 
     def __post_init__(self) -> None:
         StreamKeys(self.stream)
         check_name("group", self.group)
+        if self.list is not None and self.stream != self.list.keys.stream:
+            raise UsageError(f"list {self.list.name!r}: its stream is {self.list.keys.stream!r}")
+        if self.list is not None and self.options.start != ConsumerOptions().start:
+            raise UsageError(f"list {self.list.name!r}: start= says where in a stream; a list has no history")
         if not callable(self.handler):
             raise UsageError(
                 f"the handler of group {self.group!r} is a {type(self.handler).__name__}, not a function"
@@ -101,6 +108,28 @@ class ConsumerSpec:
         if self.options.batch:
             return 1
         return ASYNC_CONCURRENCY if self.is_async else THREADS
+
+
+def consumed(
+    stream: str | None,
+    queue: str | ListOptions | None,
+    group: str | None,
+    stream_name: Callable[[str], str] = str,
+) -> tuple[str, str, ListOptions | None]:
+    """What is consumed: the stream's name on the server, the group, and the list, if it is one.
+
+    Raises:
+        UsageError: neither a stream nor a list, or both; no group, and no list.
+    """
+    if (stream is None) is (queue is None):
+        raise UsageError("a consumer takes either a stream or a list: consumer('orders', …) or list='emails'")
+    if queue is not None:
+        options = list_options(queue)
+        return options.keys.stream, WORKERS if group is None else group, options
+    if group is None:
+        raise UsageError(f"stream {stream!r}: group= says for whom it is consumed")
+    assert stream is not None, "one of the two is given"
+    return stream_name(stream), group, None
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

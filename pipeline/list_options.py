@@ -11,6 +11,8 @@ ENDS = ("left", "right")
 ORDERS = ("fifo", "lifo", "priority")
 FORMATS = ("unique", "classic")
 MIN_OLD_TIMEOUT_MS = 1_000
+WORKERS = "workers"
+"""The group of a list, unless it is called otherwise."""
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -83,3 +85,12 @@ class ListOptions:
     def is_sorted(self) -> bool:
         """Whether the key holds a sorted set: a priority queue."""
         return self.order == "priority"
+
+
+def list_options(queue: str | ListOptions) -> ListOptions:
+    """The options of a list that may be given by its name alone. Raises: UsageError."""
+    if isinstance(queue, ListOptions):
+        return queue
+    if not isinstance(queue, str):
+        raise UsageError(f"list={queue!r}: the name of a list, or ListOptions")
+    return ListOptions(name=queue)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.breaker import LAST_EVENTS, Ended
-from pipeline.errors import MillstreamError, NoSuchGroupError
+from pipeline.errors import MillstreamError, NoSuchGroupError, UsageError
 from pipeline.keys import GroupRef, StreamKeys, escape
+from pipeline.list_options import ListOptions
 from pipeline.outcome import Outcome
 from pipeline.pause import Pause, pause_text, read_pause
 from pipeline.server.connect import Link
@@ -135,13 +136,33 @@ def nonce() -> str:
     return secrets.token_hex(6)
 
 
-def join(link: Link, keys: StreamKeys, group: str, *, start: str, lost: bool) -> Joined:
-    """Make sure the group exists on the stream and its `again` stream; lost: a member saw it before."""
+def join(
+    link: Link, keys: StreamKeys, group: str, *, start: str, lost: bool, queue: ListOptions | None = None
+) -> Joined:
+    """Make sure the group exists on the stream and its `again` stream; lost: a member saw it before.
+
+    queue: the list whose tasks the stream holds.
+
+    Raises:
+        UsageError: the stream holds the tasks of a list, which is not said to be consumed; or the list has a group.
+    """
+    name = queue.name if queue is not None else ""
     reply = link.run(
         script("group"),
         [keys.stream, keys.groups, keys.again(group), keys.never],
-        [group, escape(group), start, int(lost), nonce()],
+        [group, escape(group), start, int(lost), nonce(), name],
     )
+    if reply[0] == b"list":
+        raise UsageError(
+            f"stream {keys.stream!r} holds what workers of the list {text(reply[1])!r} have taken: consume the list "
+            f"(list={text(reply[1])!r})"
+        )
+    if reply[0] == b"other":
+        other = text(reply[1])
+        raise UsageError(
+            f"list {name!r} has the group {other!r} already, and each of its tasks is done once: use that name, or "
+            f"remove the group (millstream group rm {keys.stream!r} {other!r}) where nothing of it is left"
+        )
     return Joined(text(reply[0]), text(reply[1]), reply[2])
 
 

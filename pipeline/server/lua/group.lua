@@ -3,8 +3,13 @@
 -- KEYS  1 stream  2 S:groups  3 S:again:<group>  4 S:never
 -- ARGV  1 group  2 group, escaped  3 position for a new group (0-0, $ or an id)
 --       4 1 if a member saw this group before: then it is lost, not new  5 random part of the claims token
+--       6 '', or the name of the list queue whose tasks the stream holds
 -- Returns {state, position, entries}: state exists | created | recreated | own lost (the group is there, and what was
---       due again for it is gone); position it was created at; entries in the stream.
+--       due again for it is gone); position it was created at; entries in the stream. Or {'list', name, 0}: nothing was
+--       done, as the stream holds the tasks of that list; or {'other', group, 0}: nor was it, as a list has one group
+--       and this one's is another.
+--
+-- The stream of a list holds nothing that is settled: its group begins at the start, whatever was saved.
 --
 -- A lost group (flush, failover, deletion) is recreated at its saved position, at the start where that is gone or lies
 -- beyond the stream, and never silently at $. Deleting a key that never exists lets the script write on under OOM.
@@ -19,7 +24,21 @@ end
 
 local function failed(reply) return type(reply) == 'table' and reply['err'] end
 
+local listed = redis.call('HGET', KEYS[2], ARGV[2] .. ':list')
+if ARGV[6] == '' then
+  if listed then return {'list', listed, 0} end
+else
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+  if failed(groups) then
+    if not string.find(groups['err'], 'no such key', 1, true) then return groups end
+    groups = {}
+  end
+  for i = 1, #groups do
+    if groups[i][2] ~= ARGV[1] then return {'other', groups[i][2], 0} end
+  end
+end
 redis.call('DEL', KEYS[4])
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], ARGV[2] .. ':list', ARGV[6]) end
 local position = ARGV[3]
 local state = 'created'
 local last = '0-0'
@@ -35,7 +54,7 @@ local known = ARGV[4] == '1' or redis.call('HEXISTS', KEYS[2], ARGV[2] .. ':sinc
 if known then
   state = 'recreated'
   position = redis.call('HGET', KEYS[2], ARGV[2] .. ':pos:main') or '0-0'
-  if later(position, last) then position = '0-0' end
+  if ARGV[6] ~= '' or later(position, last) then position = '0-0' end
 end
 
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], position, 'MKSTREAM')

@@ -1,0 +1,96 @@
+"""ListWatcher: waits at a list queue while its member has room and nothing to do, and has tasks added to its stream.
+
+What the server hands over lies in the list's hand, which belongs to nobody, until the next step moves it into the
+stream. That step is sent together with the wait, so the server carries it out at once, even if the watcher has been
+killed meanwhile; and any other member's step moves what lies in the hand too. So a half-open connection loses nothing.
+"""
+
+from consumers.reader import SLACK_MS
+from consumers.state import MemberState
+from pipeline.backoff import Backoff
+from pipeline.errors import MillstreamError
+from pipeline.list_options import ListOptions
+from pipeline.server.connect import Link
+from pipeline.server.lists import feed_command, hand_over_command, parse_fed
+from pipeline.server.replies import Reply
+from pipeline.server.scripts import script
+
+LOOK_S = 0.5
+"""A watcher that is not needed looks again after this, in s, even if nothing woke it."""
+LANDS_S = 0.02
+"""What was added to the stream wakes the member's own reader within this, in s, or it was another's that it woke."""
+POLL = Backoff(initial_ms=20, longest_ms=250, jitter=0.2)
+"""Between looks where the server cannot wait: at a sorted set, and while it is out of memory."""
+
+
+class ListWatcher:
+    """The waiting side of one member of a list queue."""
+
+    def __init__(self, state: MemberState, options: ListOptions, *, block_ms: int) -> None:
+        self._state = state
+        self._options = options
+        self._block_ms = block_ms
+        self._idle = 0
+        """So many looks in a row found nothing."""
+
+    def run(self, link: Link) -> None:
+        """Watch over this link until the member stops.
+
+        Raises:
+            NoSuchGroupError: the group is lost; join again, then run with the same link or another.
+            NotConnectedError: the link broke. Other errors: what the server refused.
+        """
+        state = self._state
+        client = link.calls([("CLIENT", "ID")])[0]
+        state.watcher_client = 0 if isinstance(client, MillstreamError) else int(client)
+        while not state.stopping:
+            if state.reader_waits.wait(LOOK_S) and not state.waiting and not state.stopping:
+                self.run_once(link)
+
+    def run_once(self, link: Link) -> int:
+        """Wait for a task and have it added to the stream; how many were."""
+        self._state.reader_landed.clear()
+        moved = self._look(link) if self._options.is_sorted else self._wait(link)
+        if moved:
+            self._idle = 0
+            self._state.reader_landed.wait(LANDS_S)
+        return moved
+
+    def _wait(self, link: Link) -> int:
+        """Wait at the server; if it is out of memory, look."""
+        state = self._state
+        state.watcher_blocked = True
+        try:
+            link.send(
+                hand_over_command(self._options, self._block_ms),
+                feed_command(self._options, 1, group=state.group, hand_only=True),
+            )
+            handed = link.read_or_error(self._block_ms + SLACK_MS)
+            fed = link.read_or_error()
+        finally:
+            state.watcher_blocked = False
+        if isinstance(handed, MillstreamError):
+            if getattr(handed, "code", "") != "OOM":
+                raise handed
+            return self._look(link)
+        return self._moved(link, fed, hand_only=True)
+
+    def _look(self, link: Link) -> int:
+        """Take a task if there is one; else wait a little."""
+        state = self._state
+        (fed,) = link.calls([feed_command(self._options, 1, group=state.group)])
+        moved = self._moved(link, fed, hand_only=False)
+        if not moved:
+            self._idle += 1
+            state.stop_asked.wait(POLL.wait_ms(self._idle) / 1_000)
+        return moved
+
+    def _moved(self, link: Link, fed: Reply, *, hand_only: bool) -> int:
+        if getattr(fed, "code", "") == "NOSCRIPT":
+            link.load(script("list_feed"))
+            (fed,) = link.calls(
+                [feed_command(self._options, 1, group=self._state.group, hand_only=hand_only)]
+            )
+        if isinstance(fed, MillstreamError):
+            raise fed
+        return parse_fed(fed)

@@ -1,0 +1,93 @@
+"""Fixtures: a list queue on the server of the run, an app on it, and what is found of it there."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from consumers.app import Pipeline
+from consumers.running import LoopThread, Running
+from pipeline.keys import ListKeys
+from pipeline.list_options import WORKERS, ListOptions
+from pipeline.server.connect import Connector, Link
+from pipeline.server.locate import Address
+from tests.conftest import Server
+from tests.consuming import Consuming
+from tests.until import until
+
+
+class Listing(Consuming):
+    """A list queue, the Pipeline `app`, and a link to look with; as a Consuming, of the stream of what is taken."""
+
+    def __init__(self, address: Address, link: Link, name: str) -> None:
+        self.list = name
+        self.list_keys = ListKeys(name)
+        super().__init__(address, link, self.list_keys.stream)
+
+    def options(self, **given: str) -> ListOptions:
+        """ListOptions of this list."""
+        return ListOptions(name=self.list, **given)  # type: ignore[arg-type]
+
+    def push(self, *payloads: str | bytes, end: str = "left") -> None:
+        """As old producers do, each with a command of its own."""
+        self.link.calls([("LPUSH" if end == "left" else "RPUSH", self.list, one) for one in payloads])
+
+    def left(self) -> list[bytes]:
+        """What stands in the list, the next task last, as LPUSH and BRPOP have it."""
+        found: list[bytes] = self.link.call("LRANGE", self.list, 0, -1)
+        return found
+
+    def taken(self) -> int:
+        """How many tasks members have taken that are not settled, save those that wait for a retry."""
+        return int(self.link.call("XLEN", self.stream))
+
+    def gone(self) -> bool:
+        """Whether nothing is left anywhere: not in the list, the hand, the stream, nor to be retried."""
+        replies = self.link.calls(
+            [
+                ("MULTI",),
+                ("EXISTS", self.list, self.list_keys.hand),
+                ("XLEN", self.stream),
+                ("XLEN", self.keys.again(WORKERS)),
+                ("ZCARD", self.keys.retry(WORKERS)),
+                ("EXEC",),
+            ]
+        )[-1]
+        return not any(replies)
+
+    def until_gone(self, timeout_s: float = 20) -> None:
+        """Wait until nothing is left anywhere."""
+        until(self.gone, timeout_s, what="every task of the list is done")
+
+
+@contextlib.contextmanager
+def listing_on(address: Address, name: str) -> Iterator[Listing]:
+    """A Listing with a link of its own."""
+    connector = Connector(address)
+    link = connector.link("test")
+    try:
+        yield Listing(address, link, name)
+    finally:
+        link.close()
+        connector.close()
+
+
+@contextlib.contextmanager
+def worker_of(app: Pipeline) -> Iterator[Running]:
+    """A further worker in this process, which is stopped at the end."""
+    loops, connector = LoopThread(), Connector(app.url)
+    running = Running(connector, app.select())
+    try:
+        running.start(loops.loop)
+        yield running
+    finally:
+        running.stop()
+        loops.close()
+        connector.close()
+
+
+@pytest.fixture
+def listing(server: Server, stream: str) -> Iterator[Listing]:
+    """A list that no other test uses, on the server of this run."""
+    with listing_on(server.address, stream) as one:
+        yield one
