@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from consumers.route import Route
 from consumers.running import Lifespan, LoopThread, Running, entered
 from pipeline.declare import ConsumerSpec, consumed
 from pipeline.errors import NotFoundError, UsageError
+from pipeline.functions import TaskFunction, task_function
 from pipeline.keys import StreamKeys
 from pipeline.list_options import ListOptions
 from pipeline.observe.log import get_logger, log_to_stderr
@@ -78,11 +80,15 @@ class Pipeline:
         on_retry: Callable[..., Any] | None = None,
         on_dead: Callable[..., Any] | None = None,
         executor: str | None = None,
+        function: str | bool = False,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated function a consumer of `stream` for `group`; the function itself stays as it is.
 
         Or of a list queue, `list="emails"`, shared with whoever else pushes to it and pops from it. Its name stands as
         it is, without the namespace; its group is called "workers" unless another name is given.
+
+        With `function="send_email"` (True: its own name) it is a function that tasks ask for, and is called with their
+        arguments: `{"function": "send_email", "args": [7], "kwargs": {"to": "x"}}`; several may share a list or stream.
 
         It takes the event, and the delivery as an optional second parameter; with `batch`, a list of up to so many
         events. Returning is done, raising is retry, raise Reject or Later for more. Options: see ConsumerOptions.
@@ -90,6 +96,15 @@ class Pipeline:
         Raises:
             UsageError: a name or option that cannot be.
         """
+        if function and (types or batch):
+            raise UsageError(
+                f"function={function!r}: "
+                + (
+                    "it is the type of its tasks, types= is not"
+                    if types
+                    else "it is called for one task, not a batch"
+                )
+            )
         options = consumer_options(
             types=types or None,
             concurrency=concurrency,
@@ -114,12 +129,15 @@ class Pipeline:
         name, of_group, queue = consumed(stream, list, group, self.stream_name)
 
         def declare(handler: Handler) -> Handler:
+            called = task_function(handler, function) if function else handler
             self.add(
                 ConsumerSpec(
                     stream=name,
                     group=of_group,
-                    handler=handler,
-                    options=options,
+                    handler=called,
+                    options=replace(options, types=(called.name,))
+                    if isinstance(called, TaskFunction)
+                    else options,
                     namespace=self.namespace,
                     list=queue,
                 )

@@ -26,6 +26,7 @@ from pipeline.errors import (
     MaxRunError,
     MillstreamError,
     UnknownFormatError,
+    UnknownFunctionError,
 )
 from pipeline.event import Event
 from pipeline.keys import StreamKeys, slot_of
@@ -362,7 +363,23 @@ class Dispatch:
         for number, (spec, _) in enumerate(self._routes):
             if takes_type(spec.options.types, event_type):
                 return number
-        return ELSEWHERE if self._state.filter.wanted_elsewhere(event_type) else DONE
+        if self._state.filter.wanted_elsewhere(event_type):
+            return ELSEWHERE
+        return DONE if self._state.list_options is None else self._unknown(event, event_type)
+
+    def _unknown(self, event: Event, event_type: str) -> Outcome:
+        """A task of a list that nobody takes: there is no other group that might."""
+        error: MillstreamError
+        known = ", ".join(sorted({name for spec, _ in self._routes for name in spec.options.types}))
+        try:
+            _ = event.data
+            what = (
+                f"function {event_type!r} is not known here" if event_type else "the task names no function"
+            )
+            error = UnknownFunctionError(f"{what}; known: {known}")
+        except DecodeError as problem:
+            error = problem
+        return after_failure(error, held_of(event).attempt, self._routes[0][0].options.retry)
 
     def _leave(self, held: Held, events: Sequence[Event]) -> None:
         """Let an entry go whose events, or some of them, another member takes: a pack event by event."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.envelope import DeadLetter
     from pipeline.errors import (
         AccessDeniedError,
+        ArgumentsError,
         BufferFull,
         ClosedError,
         DecodeError,
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
         SinkError,
         SinkRefused,
         UnknownFormatError,
+        UnknownFunctionError,
         UnsupportedServerError,
         UsageError,
         WebhookError,
         WrongKeyTypeError,
     )
     from pipeline.event import Event
+    from pipeline.list_options import ListOptions
     from pipeline.options import ConsumerOptions, ProducerOptions, Retry
     from pipeline.outcome import Later, Outcome, Outcomes, Reject
     from pipeline.replay_plan import ReplayDone, ReplayPlan, ReplayProgress
@@ -67,6 +70,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AccessDeniedError",
+    "ArgumentsError",
     "AsyncProducer",
     "BufferFull",
     "Cause",
@@ -87,6 +91,7 @@ __all__ = [
     "JournalOptions",
     "Later",
     "LineOptions",
+    "ListOptions",
     "LogHandler",
     "MaxRunError",
     "MillstreamError",
@@ -121,6 +126,7 @@ __all__ = [
     "SinkRefused",
     "TestPipeline",
     "UnknownFormatError",
+    "UnknownFunctionError",
     "UnsupportedServerError",
     "UsageError",
     "WebhookError",
@@ -151,6 +157,7 @@ _HOMES = {
     "JournalOptions": "producers.sources.journal",
     "Later": "pipeline.outcome",
     "LineOptions": "producers.sources.feed",
+    "ListOptions": "pipeline.list_options",
     "LogHandler": "producers.logs",
     "Outcome": "pipeline.outcome",
     "Outcomes": "pipeline.outcome",

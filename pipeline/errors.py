@@ -81,6 +81,15 @@ class UnknownFormatError(MillstreamError):
     """The entry was written in a format this version does not know: released for a newer member, never dead."""
 
 
+class UnknownFunctionError(MillstreamError):
+    """A task asks for a function that no handler is registered for, or for none at all: retried, as a worker that knows
+    it may come, and then a dead letter that names those that are."""
+
+
+class ArgumentsError(MillstreamError):
+    """A task's arguments do not fit the function it asks for: a dead letter at once."""
+
+
 class MaxRunError(MillstreamError):
     """A handler ran beyond max_run: the attempt failed."""
 

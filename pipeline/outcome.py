@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from pipeline.effects import Arg, Effects, Origin
-from pipeline.errors import DecodeError, UsageError
+from pipeline.errors import ArgumentsError, DecodeError, UsageError
 from pipeline.options import Retry
 from pipeline.units import Duration, duration_ms
 
@@ -85,6 +85,8 @@ def after_failure(
         return replace(outcome(Kind.DEAD, error.reason), rejected=True)
     if isinstance(error, DecodeError):
         return outcome(Kind.DEAD, f"cannot be decoded: {message}")
+    if isinstance(error, ArgumentsError):
+        return outcome(Kind.DEAD, f"arguments do not fit: {message}")
     refusal = retry.refusal(error)
     if refusal:
         return outcome(Kind.DEAD, f"{refusal}: {message}")

@@ -61,7 +61,7 @@ def hand_over_command(options: ListOptions, block_ms: int) -> Command:
     Source: https://redis.io/docs/latest/commands/blmove/
     """
     keys = options.keys
-    return ("BLMOVE", keys.list, keys.hand, options.take.upper(), "LEFT", block_ms / 1_000)
+    return ("BLMOVE", keys.list, keys.hand, options.take.upper(), "RIGHT", block_ms / 1_000)
 
 
 def drain_hand(link: Link, options: ListOptions, group: str = WORKERS) -> int:

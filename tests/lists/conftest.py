@@ -7,10 +7,12 @@ import pytest
 
 from consumers.app import Pipeline
 from consumers.running import LoopThread, Running
+from pipeline.envelope import DeadLetter
 from pipeline.keys import ListKeys
 from pipeline.list_options import WORKERS, ListOptions
 from pipeline.server.connect import Connector, Link
 from pipeline.server.locate import Address
+from pipeline.server.replies import Fields
 from tests.conftest import Server
 from tests.consuming import Consuming
 from tests.until import until
@@ -54,6 +56,10 @@ class Listing(Consuming):
             ]
         )[-1]
         return not any(replies)
+
+    def dead_of(self) -> list[tuple[DeadLetter, Fields]]:
+        """Dead letters of the list's workers."""
+        return self.dead(WORKERS)
 
     def until_gone(self, timeout_s: float = 20) -> None:
         """Wait until nothing is left anywhere."""

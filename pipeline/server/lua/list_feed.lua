@@ -105,7 +105,7 @@ local function drain(key, kind)
   return problem
 end
 
-local problem = drain(KEYS[2], 'right')
+local problem = drain(KEYS[2], 'left')
 if not problem and ARGV[3] ~= '' then problem = drain(KEYS[1], ARGV[3]) end
 if problem and moved == 0 then return problem end
 return {moved, unread + moved}
