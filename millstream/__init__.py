@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from consumers.consumer import Consumer
     from consumers.dead_letters import DeadLetters
     from consumers.delivery import Delivery
+    from consumers.list_queue import ListQueue
     from consumers.postgres import PostgresInbox
     from consumers.replay import Replay
     from consumers.reset import plan_reset, reset_group
@@ -92,6 +93,7 @@ __all__ = [
     "Later",
     "LineOptions",
     "ListOptions",
+    "ListQueue",
     "LogHandler",
     "MaxRunError",
     "MillstreamError",
@@ -158,6 +160,7 @@ _HOMES = {
     "Later": "pipeline.outcome",
     "LineOptions": "producers.sources.feed",
     "ListOptions": "pipeline.list_options",
+    "ListQueue": "consumers.list_queue",
     "LogHandler": "producers.logs",
     "Outcome": "pipeline.outcome",
     "Outcomes": "pipeline.outcome",

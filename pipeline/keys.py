@@ -161,6 +161,11 @@ class ListKeys:
         return self.tasks.prefix + "list:hand"
 
     @property
+    def popped(self) -> str:
+        """Hash: what callers of a plain pop were handed and have not yet said to have, by the token of each call."""
+        return self.tasks.prefix + "list:popped"
+
+    @property
     def due(self) -> str:
         """Sorted set: delayed tasks in the format `unique`, by due time in ms."""
         return self.tasks.prefix + "list:due"

@@ -167,6 +167,10 @@ class Link:
         """Have whoever uses it next find it broken."""
         self._failure = ConnectionAbortedError(f"interrupted by {type(error).__name__}")
 
+    def fileno(self) -> int:
+        """The descriptor of its socket."""
+        return self._sock.fileno()
+
     @property
     def unsent(self) -> bool:
         """Whether the socket has not taken all that was posted."""
@@ -363,6 +367,26 @@ class Link:
         return NotConnectedError(
             f"the connection to {self._shown} broke: {str(error) or type(error).__name__}"
         )
+
+
+def ready_any(links: Sequence[Link], timeout_ms: int, wake: Sequence[int] = ()) -> bool:
+    """Whether one of the links has a reply (or its end) to be read, now or within timeout_ms; see Link.ready().
+
+    wake: descriptors that end the wait when one becomes readable.
+    """
+    until_s = time.monotonic() + timeout_ms / 1_000
+    while not any(link.ready() for link in links):
+        left_ms = (until_s - time.monotonic()) * 1_000
+        if left_ms <= 0:
+            return False
+        poll = select.poll()
+        for link in links:
+            poll.register(link.fileno(), select.POLLIN | (select.POLLOUT if link.unsent else 0))
+        for descriptor in wake:
+            poll.register(descriptor, select.POLLIN)
+        if any(descriptor in wake for descriptor, _ in poll.poll(left_ms)):
+            return False
+    return True
 
 
 class Connector:
