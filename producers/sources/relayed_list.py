@@ -7,7 +7,6 @@ they are removed. Whatever breaks in between, the position says which of those t
 
 import secrets
 import zlib
-from typing import TYPE_CHECKING
 
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.keys import StreamKeys
@@ -25,16 +24,14 @@ from pipeline.server.connect import Connector, Link
 from pipeline.server.replies import text
 from pipeline.server.scripts import script
 from producers.confirm import Level
+from producers.sources.list_course import Course
 from producers.sources.tasks import Made
-
-if TYPE_CHECKING:
-    from producers.sources.lists import Course
 
 
 class RelayedList:
     """One bridge, by its name. Two of one name at a time double nothing, but hold each other up."""
 
-    def __init__(self, course: "Course", source: Connector, bridge: str) -> None:
+    def __init__(self, course: Course, source: Connector, bridge: str) -> None:
         self._course = course
         self._bridge = bridge
         self._connector = source
@@ -103,7 +100,7 @@ class RelayedList:
 class _Run:
     """From one connection to the next: what is known of both sides."""
 
-    def __init__(self, relay: RelayedList, course: "Course", source: Link, target: Link) -> None:
+    def __init__(self, relay: RelayedList, course: Course, source: Link, target: Link) -> None:
         self._relay = relay
         self._course = course
         self._source, self._target = source, target
