@@ -1,28 +1,41 @@
-"""The classic list queue row by row: what it does wrong, shown on a real server, step by step."""
+"""The classic list queue row by row: what it does wrong, shown step by step on a server; and that ours does not."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis.retry import Retry as ClientRetry
 
+from consumers.app import Pipeline
+from consumers.consumer import Consumer
+from consumers.delivery import Delivery
+from consumers.list_queue import ListQueue
+from pipeline.event import Event
+from pipeline.list_options import WORKERS
+from pipeline.options import Retry
 from tests.conftest import Server, started
 from tests.lists import classic
 from tests.lists.classic import ClassicQueue, finish, record_key, stop_after
+from tests.lists.conftest import Listing, listing_on, worker_of
+from tests.lists.mixed_crew import MixedCrew
 from tests.proxy import Proxy
 from tests.until import until
 
 ROOT = Path(__file__).parents[2]
 NAME = "emails"
 TASK = b'{"function": "send_email", "args": ["ann@example.com"]}'
+TASK_DATA = {"function": "send_email", "args": ["ann@example.com"]}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +59,28 @@ def client(old_server: Server) -> Iterator[Any]:
     """A plain client, as old code has it; Any, as its replies are typed for its asynchronous twin too."""
     with redis.Redis(unix_socket_path=old_server.address.path) as client:
         yield client
+
+
+@pytest.fixture
+def ours(old_server: Server) -> Iterator[Listing]:
+    """The same queue as workers of ours have it."""
+    with listing_on(old_server.address, NAME) as one:
+        yield one
+
+
+@pytest.fixture
+def ran() -> list[Any]:
+    """The data of tasks that ran."""
+    return []
+
+
+def keeping(ran: list[Any]) -> Callable[[Event], None]:
+    """A handler that notes what it runs."""
+
+    def run(event: Event) -> None:
+        ran.append(event.data)
+
+    return run
 
 
 @pytest.fixture
@@ -132,11 +167,70 @@ def test_classic_pop_waits_no_longer_than_its_socket(client: Any, old_server: Se
         assert unchanged.connection_pool.make_connection().socket_timeout == 5
     with (
         redis.Redis(
-            unix_socket_path=old_server.address.path, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)
+            unix_socket_path=old_server.address.path, socket_timeout=0.1, retry=ClientRetry(NoBackoff(), 0)
         ) as short,
         pytest.raises(redis.TimeoutError),
     ):
         ClassicQueue(short, NAME).pop(0)
+
+
+def test_ours_runs_the_task_of_a_worker_that_dies(
+    old_server: Server, ours: Listing, tmp_path: Path, ran: list[Any]
+) -> None:
+    """kill -9 after the server has handed a task over: it stands on the server, and another worker runs it."""
+    with MixedCrew(tmp_path, old_server, NAME, timeout_s=300, work_ms=1) as crew:
+        crew.start("consumer")
+        until(lambda: ours.link.call("INFO", "clients").count(b"blocked_clients:2"), what=crew.said)
+        crew.jobs[0].process.send_signal(signal.SIGSTOP)
+        ours.push(TASK)
+        assert ours.left() == []
+        assert ours.taken() == 1
+        crew.end(crew.jobs[0])
+        assert crew.held_by_killed == {TASK: 1}
+        assert crew.lines(("consumer",))[-1][0] == "started"
+    ours.app.consumer(list=NAME, claim_after="1s")(keeping(ran))
+    with ours.running():
+        ours.until_gone()
+    assert ran == [TASK_DATA]
+
+
+def test_ours_runs_the_task_whose_answer_is_lost(old_server: Server, ours: Listing, ran: list[Any]) -> None:
+    """The connection breaks under the answer that brings a task: it is asked for again, and runs once."""
+    with Proxy(old_server.address) as proxy:
+        app = Pipeline(proxy.url)
+        app.consumer(list=NAME)(keeping(ran))
+        proxy.swallow = lambda _, reply: b"mail 1" in reply and not proxy.swallowed
+        ours.push("mail 1", "mail 2")
+        with worker_of(app):
+            ours.until_gone()
+        assert proxy.swallowed == 1
+    assert sorted(ran) == ["mail 1", "mail 2"]
+
+
+def test_ours_pops_the_task_whose_answer_is_lost(old_server: Server, ours: Listing) -> None:
+    """The connection breaks under the answer of a plain pop: the same task is popped then, and no other is lost."""
+    ours.push("mail 1", "mail 2")
+    with Proxy(old_server.address) as proxy, ListQueue(NAME, proxy.url) as queue:
+        proxy.swallow = lambda _, reply: b"mail 1" in reply and not proxy.swallowed
+        assert queue.pop("1s") == "mail 1"
+        assert proxy.swallowed == 1
+        assert queue.pop("1s") == "mail 2"
+        assert queue.pop(0) is None
+
+
+def test_ours_pops_after_any_wait(old_server: Server, ours: Listing) -> None:
+    """A pop waits for longer than its connections wait for other answers: as long as it was told to."""
+    with (
+        contextlib.closing(old_server.connector(timeout_ms=100)) as connector,
+        ListQueue(NAME, connector=connector) as queue,
+        ThreadPoolExecutor() as threads,
+    ):
+        popped = threads.submit(queue.pop, None)
+        begun_s = time.monotonic()
+        until(lambda: time.monotonic() - begun_s > 0.5)
+        assert not popped.done()
+        ours.push(TASK)
+        assert popped.result(5) == TASK_DATA
 
 
 # Reliable dequeue.
@@ -167,6 +261,35 @@ def test_classic_records_of_equal_payloads_are_one(client: Any, old: ClassicQueu
     assert tasks(client, classic.PROCESSING) == [TASK], "its twin stays for good"
 
 
+def test_ours_finishes_what_is_moved_by_halves(
+    ours: Listing, client: Any, old: ClassicQueue, ran: list[Any]
+) -> None:
+    """Killed between the two steps of a wait, the server's and the script's: whoever comes next carries the task on."""
+    ours.push(TASK)
+    client.lmove(NAME, ours.list_keys.hand, "RIGHT", "LEFT")
+    ours.app.consumer(list=NAME)(keeping(ran))
+    with ours.running():
+        ours.until_gone()
+    assert ran == [TASK_DATA]
+
+
+def test_ours_takes_equal_payloads_as_two(ours: Listing) -> None:
+    """Equal tasks have ids of their own: each is run, retried and counted for itself."""
+    runs: list[tuple[str, int]] = []
+
+    @ours.app.consumer(list=NAME, retry=Retry.fixed("10ms", attempts=3))
+    def fail_once(event: Event, delivery: Delivery) -> None:
+        runs.append((event.id, delivery.attempt))
+        if delivery.attempt == 1:
+            raise RuntimeError("the mail server is busy")
+
+    ours.push(TASK, TASK)
+    with ours.running():
+        ours.until_gone()
+    assert sorted(Counter(event_id for event_id, _ in runs).values()) == [2, 2]
+    assert Counter(attempt for _, attempt in runs) == {1: 2, 2: 2}
+
+
 # Acknowledge.
 
 
@@ -193,6 +316,37 @@ def test_classic_acknowledge_is_linear(client: Any, old: ClassicQueue) -> None:
     for task in held[:20]:
         finish(old.acknowledge(task))
     assert microseconds(client, "lrem") > 20 * youngest_us
+
+
+def test_ours_acknowledges_its_own_of_equal_tasks(old_server: Server, ours: Listing) -> None:
+    """Of two workers with equal tasks one ends: the other's stays its own."""
+    with (
+        Consumer(list=NAME, url=ours.url, ack="manual", window_events=1) as one,
+        Consumer(list=NAME, url=ours.url, ack="manual", window_events=1) as other,
+    ):
+        ours.push(TASK, TASK)
+        held, kept = next(one), next(other)
+        assert held.event.data == kept.event.data == TASK_DATA
+        held.ack()
+        until(lambda: list(ours.pending(WORKERS)) == [kept.entry_id])
+        kept.ack()
+        until(lambda: not ours.pending(WORKERS))
+    assert ours.gone()
+
+
+def test_ours_acknowledges_as_quickly_among_many(ours: Listing, client: Any, ran: list[Any]) -> None:
+    """With 50,000 tasks in hand an acknowledgement costs what it costs with one: it is by the entry's id."""
+    client.xgroup_create(ours.stream, WORKERS, "0", mkstream=True)
+    script = "for i = 1, 50000 do redis.call('XADD', KEYS[1], '*', 'b', i) end"
+    client.eval(script, 1, ours.stream)
+    client.xreadgroup(WORKERS, "somebody", {ours.stream: ">"}, count=50_000)
+    ours.app.consumer(list=NAME, claim_after="1h")(keeping(ran))
+    client.config_resetstat()
+    ours.push(*(f"task {number}" for number in range(20)))
+    with ours.running():
+        until(lambda: len(ran) == 20)
+        until(lambda: ours.taken() == 50_000)
+    assert microseconds(client, "xack") + microseconds(client, "xdel") < 100
 
 
 # Recover.
@@ -279,6 +433,39 @@ def test_classic_worker_polls(client: Any, old: ClassicQueue) -> None:
         finish(old.work(lambda task: None, pause_s=0))
     asked = calls(client)
     assert (asked["keys"], asked["lmove"]) == (10, 10)
+
+
+def test_ours_retries_what_failed_at_once(ours: Listing, client: Any) -> None:
+    """A handler that raises: the task is due again when the retry says, whatever the timeout of old workers."""
+    ran: list[int] = []
+
+    @ours.app.consumer(list=NAME, retry=Retry.fixed("10ms", attempts=2))
+    def fail_once(event: Event, delivery: Delivery) -> None:
+        ran.append(delivery.attempt)
+        if delivery.attempt == 1:
+            raise RuntimeError("no connection to the mail server")
+
+    ours.push(TASK)
+    with ours.running():
+        ours.until_gone(2)
+    assert ran == [1, 2]
+    assert client.keys("processing*") == []
+
+
+def test_ours_waits_at_the_server(ours: Listing, client: Any, ran: list[Any]) -> None:
+    """A worker without work waits at the server: a task runs as soon as it is pushed; nothing is asked before."""
+    ours.app.consumer(list=NAME)(keeping(ran))
+    with ours.running():
+        until(lambda: client.info("clients")["blocked_clients"] == 2)
+        client.config_resetstat()
+        until(lambda: calls(client).get("evalsha", 0) >= 4)  # heartbeats: one each half second
+        asked = calls(client)
+        pushed_s = time.monotonic()
+        ours.push(TASK)
+        until(lambda: ran)
+        assert time.monotonic() - pushed_s < 0.5
+    assert not {"keys", "lmove", "brpop"} & asked.keys()
+    assert asked.get("blmove", 0) + asked.get("xreadgroup", 0) <= 4, "waits that had just begun, no polling"
 
 
 # Scheduled tasks.
