@@ -29,6 +29,7 @@ VERBS = {
         "run": "Run the workers of an app.",
         "replay": "Hand history to one group again.",
         "sink": "Where consume can hand events: ls, show.",
+        "queue": "List queues: bridge to a stream.",
         "postgres": "Inbox and outbox tables: ddl, create.",
     },
     "Look": {
@@ -41,7 +42,7 @@ VERBS = {
         "bench": "This server's limit, and our share of it.",
     },
 }
-NOUNS = ("stream", "group", "consumer", "sink")
+NOUNS = ("stream", "group", "consumer", "sink", "queue")
 _PLURALS = {f"{noun}s": noun for noun in NOUNS}
 
 

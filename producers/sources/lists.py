@@ -1,0 +1,144 @@
+"""Lists: the tasks of a list queue into a stream, each once and in order, killed whenever.
+
+On one server a task is popped and appended by one script, so nothing has to be remembered. Loses nothing if killed:
+what was looked at still stands in the list. To another server or slot see relayed_list.py.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from pipeline.backoff import RECONNECT
+from pipeline.errors import (
+    ClosedError,
+    MillstreamError,
+    UnsupportedServerError,
+    UsageError,
+    WrongKeyTypeError,
+)
+from pipeline.keys import check_name, check_stream_name, slot_of
+from pipeline.list_options import ListOptions
+from pipeline.server.connect import Connector
+from pipeline.server.error_map import Reaction, row_of
+from producers.producer import Producer
+from producers.sources.feed import Fed
+from producers.sources.list_course import Course
+from producers.sources.moved_list import MovedList
+from producers.sources.relayed_list import RelayedList
+from producers.sources.tasks import TaskOptions
+
+
+def follow_list(
+    producer: Producer,
+    stream: str,
+    queue: ListOptions | str,
+    *,
+    url: str | None = None,
+    follow: bool = True,
+    bridge: str = "",
+    options: TaskOptions | None = None,
+    rate: float | None = None,
+    stop: threading.Event | None = None,
+    fed: Fed | None = None,
+    progress: Callable[[Fed], None] | None = None,
+) -> Fed:
+    """Move the tasks of a list into a stream, each once, in the order in which workers would take them.
+
+    Old workers may take from the list meanwhile, and old producers push: each task goes to one of them or into the
+    stream. With follow=True it goes on until `stop`; else until the list is empty.
+
+    Args:
+        url: the list's server; by default that of the producer.
+        bridge: with the list elsewhere: the name under which it is kept how far this has come. Two that go on at the
+            same time have two names. Default: the stream's name.
+        options: type and key of the events.
+        rate: at most so many tasks a second.
+        fed, progress: as those of follow_file(); `unparsed` counts the tasks that went on as they are.
+
+    Raises:
+        UsageError: names or options that cannot be. WrongKeyTypeError: one of the keys is none of its kind.
+        DecodeError: with bad=stop, a task that cannot be decoded; it is still in the list, with all behind it.
+        AccessDeniedError and the like: the server does not let us.
+    """
+    queue = ListOptions(name=queue) if isinstance(queue, str) else queue
+    name = check_stream_name(producer.stream_name(stream))
+    check_pair(queue, name)
+    stop, fed = stop or threading.Event(), Fed() if fed is None else fed
+    source = producer.connector if url is None else Connector(url, name="millstream-bridge")
+    try:
+        course = Course(producer, name, queue, options or TaskOptions(), follow, rate, stop, fed, progress)
+        _until_done(course, _way(course, source, check_name("bridge", bridge or name)))
+    finally:
+        if url is not None:
+            source.close()
+    return fed
+
+
+def check_pair(queue: ListOptions, stream: str) -> None:
+    """Refuse a list and a stream that cannot be bridged.
+
+    Raises:
+        UsageError: they are one key, or the list is a sorted set.
+    """
+    if queue.is_sorted:
+        raise UsageError(
+            f"list {queue.name!r}: order=priority is a sorted set, and a stream has one order: let workers take from it"
+        )
+    keys = queue.keys
+    if stream in (keys.list, keys.stream):
+        raise UsageError(
+            f"list {queue.name!r} and stream {stream!r} are one key: give the stream another name"
+        )
+
+
+class Way(Protocol):
+    """How tasks get from the list into the stream."""
+
+    def run(self) -> None:
+        """Move tasks until the list is empty (follow: until the bridge is stopped)."""
+
+    def close(self) -> None:
+        """Close the connections; run() makes others."""
+
+
+def _way(course: Course, source: Connector, bridge: str) -> Way:
+    target = course.producer.connector
+    if source is not target:
+        here, there = source.capabilities().run_id, target.capabilities().run_id
+        if not here or here != there or source.address.db != target.address.db:
+            return RelayedList(course, source, bridge)
+    if source.capabilities().cluster_nodes and slot_of(course.queue.name) != slot_of(course.stream):
+        return RelayedList(course, source, bridge)
+    return MovedList(course, source)
+
+
+def _until_done(course: Course, way: Way) -> None:
+    tries, before = 0, 0
+    try:
+        while True:
+            try:
+                way.run()
+                return
+            except MillstreamError as error:
+                way.close()
+                _raise_if_final(error, course)
+                tries = 1 if course.fed.confirmed > before else tries + 1
+                before = course.fed.confirmed
+                course.fed.restarts += 1
+                course.limited.warning("trouble", "the bridge waits for the server", why=str(error))
+                if course.stop.wait(RECONNECT.wait_ms(tries) / 1_000):
+                    return
+    finally:
+        way.close()
+        course.close()
+
+
+def _raise_if_final(error: MillstreamError, course: Course) -> None:
+    """Raise what no waiting mends."""
+    if isinstance(error, UsageError | ClosedError | UnsupportedServerError):
+        raise error
+    if isinstance(error, WrongKeyTypeError):
+        raise WrongKeyTypeError(f"list {course.queue.name!r} or stream {course.stream!r}: {error}") from None
+    if row_of(error).producer in (Reaction.WAIT, Reaction.ELSEWHERE, Reaction.TEACH):
+        return
+    raise error
