@@ -38,11 +38,13 @@ from pipeline.errors import (
 )
 from pipeline.filters import GroupFilter, filter_text
 from pipeline.keys import StreamKeys
+from pipeline.list_options import ListOptions
+from pipeline.observe.log import get_logger
 from pipeline.observe.trouble import trouble_with
 from pipeline.server.connect import Connector, Link
 from pipeline.server.error_map import Reaction, row_of
 from pipeline.server.groups import retire, wrong_keys
-from pipeline.server.lists import drain_hand
+from pipeline.server.lists import drain_hand, give_back
 
 TICK_S = 0.5
 """Heartbeats, and looks for something to take over, come at least this often, in s."""
@@ -480,6 +482,20 @@ class Member:
             return TICK_S
         return max(wait_ms, self._promote_from_ms - now_ms(), 5) / 1_000
 
+    def _give_back(self, link: Link, options: ListOptions, *, held: bool) -> None:
+        """The last member gives what nobody began back to the list, for other workers. held: its name still stands."""
+        state = self.state
+        given = give_back(link, options, state.group, leaving=True, until_s=self._leave_by_s)
+        if given:
+            get_logger("consumer").info(
+                "tasks that were not begun are given back to the list: no worker is left",
+                list=options.name,
+                group=state.group,
+                tasks=given,
+            )
+            if held:
+                retire(link, state.keys, state.group, state.consumer)
+
     def _left(self, link: Link) -> bool:
         """Settle what is finished, hand back what was never seen, leave the group; False if the server went away."""
         state = self.state
@@ -497,6 +513,8 @@ class Member:
             # While others have not taken what was handed back, the name stays a member's, so that they will retire it.
             gone = retire(link, state.keys, state.group, state.consumer)
             self._membership.leave(link, for_good=gone)
+            if state.list_options is not None:
+                self._give_back(link, state.list_options, held=not gone)
         except MillstreamError as error:
             state.say.warning("leave", "could not settle everything before leaving", error=str(error))
             return False

@@ -1,13 +1,16 @@
 """Fixtures: a list queue on the server of the run, an app on it, and what is found of it there."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from consumers.app import Pipeline
 from consumers.running import LoopThread, Running
 from pipeline.envelope import DeadLetter
+from pipeline.event import Event
 from pipeline.keys import ListKeys
 from pipeline.list_options import WORKERS, ListOptions
 from pipeline.server.connect import Connector, Link
@@ -33,6 +36,17 @@ class Listing(Consuming):
     def push(self, *payloads: str | bytes, end: str = "left") -> None:
         """As old producers do, each with a command of its own."""
         self.link.calls([("LPUSH" if end == "left" else "RPUSH", self.list, one) for one in payloads])
+
+    def block_list(self, **options: Any) -> threading.Event:
+        """Declare a handler of the list that never ends by itself, until `go_on`; the event says that it runs."""
+        running = threading.Event()
+
+        def handle(event: Event) -> None:
+            running.set()
+            self.go_on.wait(60)
+
+        self.app.consumer(list=self.list, **options)(handle)
+        return running
 
     def left(self) -> list[bytes]:
         """What stands in the list, the next task last, as LPUSH and BRPOP have it."""

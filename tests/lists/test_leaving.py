@@ -1,0 +1,181 @@
+"""Leaving a list: what workers of ours took and did not begin goes back, in order, when the last of them leaves."""
+
+import threading
+
+import pytest
+
+from consumers.consumer import Consumer
+from pipeline.event import Event
+from pipeline.keys import GroupRef
+from pipeline.list_options import ListOptions
+from pipeline.options import Retry
+from pipeline.server.groups import hand_back
+from pipeline.server.lists import feed_command, give_back, parse_fed
+from pipeline.server.scripts import script
+from tests.lists.conftest import Listing
+from tests.until import until
+
+ENDS = [("left", "fifo"), ("right", "fifo"), ("left", "lifo"), ("right", "lifo")]
+
+
+def fed(listing: Listing, options: ListOptions, count: int, **given: bool) -> int:
+    """As a member has tasks moved into the stream."""
+    listing.link.load(script("list_feed"))
+    return parse_fed(listing.link.call(*feed_command(options, count, group="g", **given)))
+
+
+@pytest.mark.parametrize(("push", "order"), ENDS)
+def test_what_the_last_worker_did_not_begin_goes_back_in_order(
+    listing: Listing, push: str, order: str
+) -> None:
+    """What runs as it leaves is finished; the next task stands where the next worker, of any kind, takes it."""
+    begun, go_on = threading.Event(), threading.Event()
+    seen: list[object] = []
+    options = listing.options(push=push, order=order)
+
+    @listing.app.consumer(list=options, concurrency=1)
+    def handle(event: Event) -> None:
+        seen.append(event.data)
+        begun.set()
+        go_on.wait(20)
+
+    listing.push(*(str(n) for n in range(300)), end=push)
+    before = listing.left()
+    with listing.running() as running:
+        assert begun.wait(10)
+        until(lambda: listing.taken() > 1)
+        threading.Timer(0.1, go_on.set).start()
+        assert running.stop()
+    assert len(seen) < 300
+    left = listing.left()
+    assert left == (before[len(seen) :] if options.take == "left" else before[: len(before) - len(seen)])
+    assert [str(one).encode() for one in seen] == [one for one in before if one not in left][
+        :: 1 if options.take == "left" else -1
+    ]
+    assert listing.taken() == 0
+    assert listing.consumers("workers") == {}
+
+
+def test_what_runs_as_the_last_worker_is_stopped_stays_with_its_attempt(listing: Listing) -> None:
+    """It began: another worker of ours takes it over, and counts the run."""
+    running_ = listing.block_list(concurrency=1)
+    listing.push("one", "two", "three")
+    with listing.running() as running:
+        assert running_.wait(10)
+        until(lambda: listing.taken() == 2)
+        running.stop(grace_ms=0)
+        assert listing.left() == [b"three", b"two"]
+        ((_, deliveries),) = listing.pending("workers").values()
+        assert deliveries == 1
+
+
+def test_nothing_goes_back_while_another_worker_lives(listing: Listing) -> None:
+    """It takes what was handed back: the order in the list is not touched."""
+    done: list[object] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def handle(event: Event) -> None:
+        begun.set()
+        go_on.wait(20)
+        done.append(event.data)
+
+    listing.app.consumer(list=listing.list, concurrency=1)(handle)
+    listing.push(*(str(n) for n in range(100)))
+    with listing.running(well=False) as first, listing.running() as second:
+        assert begun.wait(10)
+        threading.Timer(0.1, go_on.set).start()
+        assert first.stop()
+        until(lambda: second.members[0].idle() and listing.gone())
+        assert first.members[0].counts.settled + second.members[0].counts.settled == 100
+    assert sorted(int(str(one)) for one in done) == list(range(100))
+
+
+def test_failed_tasks_stay_and_everything_brings_them_back(listing: Listing) -> None:
+    """A retry that waits keeps its attempts until somebody says that old workers are to have it."""
+
+    @listing.app.consumer(
+        list=listing.list, concurrency=1, retry=Retry(attempts=3, initial="1h", longest="1h")
+    )
+    def handle(event: Event) -> None:
+        raise ValueError(event.data)
+
+    listing.push("one", "two")
+    with listing.running():
+        until(lambda: listing.waiting("workers") == 2)
+    assert listing.left() == []
+    assert give_back(listing.link, listing.options()) == 0
+    assert give_back(listing.link, listing.options(), everything=True) == 2
+    assert sorted(listing.left()) == [b"one", b"two"]
+    assert listing.waiting("workers") == 0
+    assert listing.link.call("HLEN", listing.keys.retry_bodies("workers")) == 0
+
+
+def test_everything_is_what_no_worker_holds(listing: Listing) -> None:
+    """What is renewed stays; what was not renewed for claim_after goes, whether it ran or not."""
+    options = listing.options()
+    listing.push(*(str(n) for n in range(6)))
+    listing.link.call("XGROUP", "CREATE", listing.stream, "g", "0", "MKSTREAM")
+    assert fed(listing, options, 5) == 5
+    listing.link.call("XREADGROUP", "GROUP", "g", "dead", "COUNT", 2, "STREAMS", listing.stream, ">")
+    listing.link.call("XREADGROUP", "GROUP", "g", "live", "COUNT", 1, "STREAMS", listing.stream, ">")
+    ids = sorted(listing.pending("g"))
+    listing.link.call("XCLAIM", listing.stream, "g", "dead", 0, *ids[:2], "IDLE", 40_000, "JUSTID")
+    assert give_back(listing.link, options, "g") == 2, "3 and 4, which nobody read"
+    assert listing.left() == [b"5", b"4", b"3"]
+    assert give_back(listing.link, options, "g", everything=True) == 2, "0 and 1 of the dead worker"
+    assert listing.left() == [b"5", b"4", b"3", b"1", b"0"]
+    assert list(listing.pending("g").values()) == [("live", 1)]
+
+
+def test_a_given_back_task_of_a_sorted_set_has_its_score_again(listing: Listing) -> None:
+    """In both formats; in `unique` with an id of its own."""
+    for format_ in ("unique", "classic"):
+        options = listing.options(order="priority", format=format_)
+        prefix = "0123456789abcdef:" if format_ == "unique" else ""
+        listing.link.call("ZADD", listing.list, 2.5, prefix + "b", -1, prefix + "a", "inf", prefix + "c")
+        listing.link.calls([("XGROUP", "CREATE", listing.stream, "g", "0", "MKSTREAM")])
+        assert fed(listing, options, 10) == 3
+        assert listing.link.call("EXISTS", listing.list) == 0
+        assert [fields[3] for _, fields in listing.entries()] == [b"a", b"b", b"c"]
+        assert give_back(listing.link, options, "g") == 3
+        back = listing.link.call("ZRANGE", listing.list, 0, -1, "WITHSCORES")
+        assert [member[-1:] for member in back[::2]] == [b"a", b"b", b"c"]
+        assert {len(member) for member in back[::2]} == {18 if prefix else 1}
+        assert back[1::2] == [b"-1", b"2.5", b"inf"]
+        listing.link.call("DEL", listing.list)
+
+
+def test_more_than_one_call_brings_back_goes_back_in_order(listing: Listing) -> None:
+    """3,000 tasks, of which some were read and handed back, and one lies in the hand."""
+    options = listing.options()
+    listing.push(*(str(n) for n in range(3_001)))
+    before = listing.left()
+    listing.link.call("XGROUP", "CREATE", listing.stream, "g", "0", "MKSTREAM")
+    for most in range(500, 3_001, 500):
+        listing.link.load(script("list_feed"))
+        assert fed(listing, options, 500) == 500
+        listing.link.call(
+            *("XREADGROUP", "GROUP", "g", "w", "COUNT", 500 if most < 2_000 else 1),
+            *("STREAMS", listing.stream, ">"),
+        )
+        if most >= 2_000:
+            break
+    read = [entry_id.encode() for entry_id in listing.pending("g")]
+    ref = GroupRef(listing.keys, "g", private=True)
+    for at in range(0, len(read), 500):
+        hand_back(listing.link, ref, "w", read[at : at + 500], idle_ms=1)
+    listing.link.call("LMOVE", listing.list, listing.list_keys.hand, "RIGHT", "RIGHT")
+    assert give_back(listing.link, options, "g") == 2_001
+    assert listing.left() == before
+    assert listing.taken() == 0
+
+
+def test_an_iterator_leaves_what_it_did_not_take(listing: Listing) -> None:
+    """What it took is settled; the rest is there for whoever comes."""
+    listing.push("one", "two", "three")
+    with Consumer(list=listing.list, url=listing.url) as consumer:
+        for delivery in consumer:
+            assert delivery.event.data == "one"
+            break
+    assert listing.left() == [b"three", b"two"]
+    assert listing.taken() == 0
