@@ -5,10 +5,12 @@ stream. That step is sent together with the wait, so the server carries it out a
 killed meanwhile; and any other member's step moves what lies in the hand too. So a half-open connection loses nothing.
 """
 
+import time
+
 from consumers.reader import SLACK_MS
 from consumers.state import MemberState
 from pipeline.backoff import Backoff
-from pipeline.errors import MillstreamError
+from pipeline.errors import AccessDeniedError, MillstreamError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
 from pipeline.server.lists import feed_command, hand_over_command, parse_fed
@@ -20,7 +22,9 @@ LOOK_S = 0.5
 LANDS_S = 0.02
 """What was added to the stream wakes the member's own reader within this, in s, or it was another's that it woke."""
 POLL = Backoff(initial_ms=20, longest_ms=250, jitter=0.2)
-"""Between looks where the server cannot wait: at a sorted set, and while it is out of memory."""
+"""Between looks where the server cannot wait: at a sorted set, while it is out of memory, or if BLMOVE is denied."""
+DENIED_S = 60.0
+"""Where BLMOVE is denied, it is tried again after this, in s: rights may be given later."""
 
 
 class ListWatcher:
@@ -32,6 +36,9 @@ class ListWatcher:
         self._block_ms = block_ms
         self._idle = 0
         """So many looks in a row found nothing."""
+        self._looks_until_s = 0.0
+        """Until then waiting at the server is not tried."""
+        self._denied = False
 
     def run(self, link: Link) -> None:
         """Watch over this link until the member stops.
@@ -50,14 +57,15 @@ class ListWatcher:
     def run_once(self, link: Link) -> int:
         """Wait for a task and have it added to the stream; how many were."""
         self._state.reader_landed.clear()
-        moved = self._look(link) if self._options.is_sorted else self._wait(link)
+        looks = self._options.is_sorted or time.monotonic() < self._looks_until_s
+        moved = self._look(link) if looks else self._wait(link)
         if moved:
             self._idle = 0
             self._state.reader_landed.wait(LANDS_S)
         return moved
 
     def _wait(self, link: Link) -> int:
-        """Wait at the server; if it is out of memory, look."""
+        """Wait at the server; if it is out of memory, or denies that, look."""
         state = self._state
         state.watcher_blocked = True
         try:
@@ -69,11 +77,27 @@ class ListWatcher:
             fed = link.read_or_error()
         finally:
             state.watcher_blocked = False
+        if isinstance(handed, AccessDeniedError) and handed.code == "NOPERM":
+            self._do_without(handed)
+            return self._look(link)
         if isinstance(handed, MillstreamError):
             if getattr(handed, "code", "") != "OOM":
                 raise handed
             return self._look(link)
+        self._denied = False
         return self._moved(link, fed, hand_only=True)
+
+    def _do_without(self, error: AccessDeniedError) -> None:
+        """Only look from now on, and say so once. What looking needs is asked of nobody who may not work anyway."""
+        self._looks_until_s = time.monotonic() + DENIED_S
+        if not self._denied:
+            self._denied = True
+            self._state.say.warning(
+                "waiting denied",
+                "may not wait at the list (BLMOVE): looks for tasks every 20 to 250 ms instead",
+                list=self._options.name,
+                error=str(error),
+            )
 
     def _look(self, link: Link) -> int:
         """Take a task if there is one; else wait a little."""

@@ -1,0 +1,63 @@
+"""Workers of a list whose user may not do everything: what they can do without, and what ends them."""
+
+import logging
+
+import pytest
+
+from pipeline.errors import AccessDeniedError
+from pipeline.event import Event
+from tests.lists.conftest import Listing
+from tests.until import until
+
+
+def as_user(listing: Listing, name: str, *rights: str) -> str:
+    """An URL for a user with these rights."""
+    listing.link.call("ACL", "SETUSER", name, "reset", "on", ">secret", *rights)
+    return f"{listing.url}?username={name}&password=secret"
+
+
+@pytest.fixture
+def seen(listing: Listing) -> list[object]:
+    """What the list's handler has seen."""
+    seen: list[object] = []
+
+    @listing.app.consumer(list=listing.list)
+    def handle(event: Event) -> None:
+        seen.append(event.data)
+
+    return seen
+
+
+def test_who_may_not_wait_at_the_list_looks_and_says_so_once(
+    listing: Listing, seen: list[object], stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """BLMOVE is denied: tasks come all the same, within a quarter of a second, and the log has one line of it."""
+    listing.app.url = as_user(listing, stream, "+@all", "-blmove", "~*")
+    with listing.running():
+        for number in range(5):
+            listing.push(f"task {number}")
+            until(lambda number=number: len(seen) == number + 1, 5)  # type: ignore[misc]
+        listing.until_gone()
+    assert seen == [f"task {number}" for number in range(5)]
+    said = [record for record in caplog.records if "may not wait at the list" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].levelno == logging.WARNING
+
+
+def test_who_may_not_take_tasks_ends_and_leaves_them_where_they_are(
+    listing: Listing, seen: list[object], stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """XADD is denied, without which nothing can be taken: an end in one line, and the task stands in the list."""
+    listing.app.url = as_user(listing, stream, "+@all", "~*")
+    with listing.running(well=False) as running:
+        listing.link.call("ACL", "SETUSER", stream, "-xadd")
+        listing.push("task")
+        until(lambda: running.failure, 10, what="the member has ended")
+        assert isinstance(running.failure, AccessDeniedError)
+        assert "denies access" in str(running.failure)  # which command, not every server says
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+    assert not seen
+    listing.app.url = listing.url
+    with listing.running():
+        listing.until_gone()
+    assert seen == ["task"]
