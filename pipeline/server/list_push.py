@@ -94,12 +94,12 @@ def parse_pushed(reply: Reply, options: ListOptions) -> Pushed | MillstreamError
                 f"a push of list {options.name!r} came after a later one of the same producer (number {said}): "
                 "nothing was done"
             )
-        length, score, *before = said.split(" ")
+        length, due, *before = said.split(" ")
         pairs = [each.partition("=") for each in before if each]
-        unit = 1_000 if options.format == "classic" and score else 1
+        unit = 1_000 if options.format == "classic" and due else 1
         return Pushed(
             int(length),
-            round(float(score) * unit) if score else None,
+            round(float(due) * unit) if due else None,
             {int(which) - 1: float(was) * unit for which, _, was in pairs},
             {"ok": False, "repeated": True}[status],
         )
@@ -125,7 +125,7 @@ def _push(
         kind, target, beside = options.format if options.is_sorted else options.push, keys.list, keys.tasks
     else:
         classic = options.format == "classic"
-        counted = ("s" if classic else "ms") if due.after_ms is not None else ""
+        counted = ("s" if classic else "ms") if due.after_ms is not None else "at"
         score = str(due.after_ms) if due.after_ms is not None else _at(due, classic=classic)
         prefix = f"{shown}:" if options.is_sorted and not classic else ""
         kind, target = options.format, options.scheduled if classic else keys.due

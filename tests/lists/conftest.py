@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from consumers.app import Pipeline
 from consumers.running import LoopThread, Running
@@ -16,8 +17,10 @@ from pipeline.list_options import WORKERS, ListOptions
 from pipeline.server.connect import Connector, Link
 from pipeline.server.locate import Address
 from pipeline.server.replies import Fields
-from tests.conftest import Server
+from tests.conftest import Server, started
 from tests.consuming import Consuming
+from tests.lists.beside import NAME
+from tests.lists.classic import ClassicQueue
 from tests.until import until
 
 
@@ -111,3 +114,48 @@ def listing(server: Server, stream: str) -> Iterator[Listing]:
     """A list that no other test uses, on the server of this run."""
     with listing_on(server.address, stream) as one:
         yield one
+
+
+# Beside old code, which looks at every key there is.
+
+
+@pytest.fixture(scope="module")
+def whole_server() -> Iterator[Server]:
+    """A server of these tests alone: old recoverers look at every key there is, and other tests' are not theirs."""
+    with started() as running:
+        yield running
+
+
+@pytest.fixture
+def old_server(whole_server: Server) -> Server:
+    """The server, empty."""
+    with redis.Redis(unix_socket_path=whole_server.address.path) as client:
+        client.flushall()
+        client.config_resetstat()
+    return whole_server
+
+
+@pytest.fixture
+def client(old_server: Server) -> Iterator[Any]:
+    """A plain client, as old code has it; Any, as its replies are typed for its asynchronous twin too."""
+    with redis.Redis(unix_socket_path=old_server.address.path) as client:
+        yield client
+
+
+@pytest.fixture
+def ours(old_server: Server) -> Iterator[Listing]:
+    """The same queue as workers of ours have it."""
+    with listing_on(old_server.address, NAME) as one:
+        yield one
+
+
+@pytest.fixture
+def ran() -> list[Any]:
+    """The data of tasks that ran."""
+    return []
+
+
+@pytest.fixture
+def old(client: Any) -> ClassicQueue:
+    """The queue as old processes use it."""
+    return ClassicQueue(client, NAME)

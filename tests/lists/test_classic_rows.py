@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,80 +23,21 @@ from consumers.list_queue import ListQueue
 from pipeline.event import Event
 from pipeline.list_options import WORKERS
 from pipeline.options import Retry
-from tests.conftest import Server, started
+from tests.conftest import Server
 from tests.lists import classic
+from tests.lists.beside import NAME, TASK, TASK_DATA, keeping, tasks
 from tests.lists.classic import ClassicQueue, finish, record_key, stop_after
-from tests.lists.conftest import Listing, listing_on, worker_of
+from tests.lists.conftest import Listing, worker_of
 from tests.lists.mixed_crew import MixedCrew
 from tests.proxy import Proxy
 from tests.until import until
 
 ROOT = Path(__file__).parents[2]
-NAME = "emails"
-TASK = b'{"function": "send_email", "args": ["ann@example.com"]}'
-TASK_DATA = {"function": "send_email", "args": ["ann@example.com"]}
-
-
-@pytest.fixture(scope="module")
-def whole_server() -> Iterator[Server]:
-    """A server of these tests alone: old recoverers look at every key there is, and other tests' are not theirs."""
-    with started() as running:
-        yield running
-
-
-@pytest.fixture
-def old_server(whole_server: Server) -> Server:
-    """The server, empty."""
-    with redis.Redis(unix_socket_path=whole_server.address.path) as client:
-        client.flushall()
-        client.config_resetstat()
-    return whole_server
-
-
-@pytest.fixture
-def client(old_server: Server) -> Iterator[Any]:
-    """A plain client, as old code has it; Any, as its replies are typed for its asynchronous twin too."""
-    with redis.Redis(unix_socket_path=old_server.address.path) as client:
-        yield client
-
-
-@pytest.fixture
-def ours(old_server: Server) -> Iterator[Listing]:
-    """The same queue as workers of ours have it."""
-    with listing_on(old_server.address, NAME) as one:
-        yield one
-
-
-@pytest.fixture
-def ran() -> list[Any]:
-    """The data of tasks that ran."""
-    return []
-
-
-def keeping(ran: list[Any]) -> Callable[[Event], None]:
-    """A handler that notes what it runs."""
-
-    def run(event: Event) -> None:
-        ran.append(event.data)
-
-    return run
-
-
-@pytest.fixture
-def old(client: Any) -> ClassicQueue:
-    """The queue as old processes use it."""
-    return ClassicQueue(client, NAME)
 
 
 def expire(client: Any, task: bytes) -> None:
     """Make the record of a task one that timed out: by its own words, no sleeping."""
     client.hset(record_key(task), "timestamp", time.time() - classic.TIMEOUT_S - 1)
-
-
-def tasks(client: Any, key: str = NAME) -> list[bytes]:
-    """What a list holds, the task that is taken next from the right first."""
-    held: list[bytes] = client.lrange(key, 0, -1)
-    return held[::-1]
 
 
 def microseconds(client: Any, command: str) -> float:
@@ -466,76 +406,6 @@ def test_ours_waits_at_the_server(ours: Listing, client: Any, ran: list[Any]) ->
         assert time.monotonic() - pushed_s < 0.5
     assert not {"keys", "lmove", "brpop"} & asked.keys()
     assert asked.get("blmove", 0) + asked.get("xreadgroup", 0) <= 4, "waits that had just begun, no polling"
-
-
-# Scheduled tasks.
-
-
-def test_classic_schedule_merges_equal_tasks(client: Any, old: ClassicQueue) -> None:
-    """Equal tasks are one member, and the time given last is its time, though it be the later one."""
-    old.schedule(TASK, 0)
-    old.schedule(TASK, 3_600)
-    assert client.zcard(classic.SCHEDULED) == 1
-    assert finish(old.process_due()) == [], "the first was due"
-
-
-def test_classic_schedulers_push_twice(client: Any, old: ClassicQueue) -> None:
-    """Two processes find the same task due: each pushes it."""
-    old.schedule(TASK, 0)
-    one, other = old.process_due(), ClassicQueue(client, NAME).process_due()
-    assert [next(one), next(other)] == ["listed", "listed"]
-    finish(one)
-    finish(other)
-    assert tasks(client) == [TASK, TASK]
-
-
-def test_classic_scheduler_killed_after_the_push_pushes_again(client: Any, old: ClassicQueue) -> None:
-    """Killed between RPUSH and ZREM: the task is due once more."""
-    old.schedule(TASK, 0)
-    stop_after(old.process_due(), "pushed")
-    finish(old.process_due())
-    assert tasks(client) == [TASK, TASK]
-
-
-# Priorities.
-
-
-def test_classic_priority_merges_equal_tasks(client: Any, old: ClassicQueue) -> None:
-    """Equal tasks are one member: the second push changes the priority of the first, and is no task."""
-    old.push_priority(TASK, 1)
-    old.push_priority(TASK, 9)
-    assert old.pop_priority() == [(TASK, 9.0)]
-    assert old.pop_priority() == []
-
-
-def test_classic_priority_pop_loses_the_task_of_a_worker_that_dies(client: Any, old: ClassicQueue) -> None:
-    """ZPOPMIN and dead: the task is nowhere."""
-    old.push_priority(TASK, 1)
-    assert old.pop_priority() == [(TASK, 1.0)]
-    assert client.dbsize() == 0
-
-
-# Durability.
-
-
-def test_classic_durability_check_sees_one_setting(own_server: Any) -> None:
-    """appendonly=yes is all it asks for: a server that evicts tasks and writes to the disk once in a while passes."""
-    with redis.Redis(unix_socket_path=own_server().address.path) as client:
-        client.config_set("maxmemory-policy", "allkeys-lru")
-        client.config_set("appendfsync", "no")
-        assert ClassicQueue(client, NAME).is_durable()
-
-
-def test_classic_durability_check_fails_where_config_is_denied(client: Any, old_server: Server) -> None:
-    """Managed services deny CONFIG: the check is an error, not an answer."""
-    client.acl_setuser(
-        "managed", enabled=True, nopass=True, categories=["+@all"], commands=["-config"], keys=["*"]
-    )
-    with (
-        redis.Redis(unix_socket_path=old_server.address.path, username="managed", password="any") as managed,
-        pytest.raises(redis.exceptions.NoPermissionError),
-    ):
-        ClassicQueue(managed, NAME).is_durable()
 
 
 def old_process(server: Server, kind: str, account: Path, **options: float) -> "subprocess.Popen[bytes]":

@@ -4,10 +4,11 @@
 --       2 …:producer:<id>, beside it
 -- ARGV  1 number of this call, above all earlier ones of the producer  2 ms until the record expires
 --       3 left or right: the list's end; unique or classic: members of a sorted set
---       4 score  5 what it counts from: '' from 0; ms or s: from now on in ms, and is kept in ms or in s
+--       4 score  5 what it is: '' a priority; at: when they are due; ms or s: how long from now on in ms they are due,
+--       which is kept in ms or in s
 --       6 what a unique member has between its id and the payload  7… payloads, in order
 -- Returns {status, text}:
---       ok        added now     text: how many stand there now, their score ('' in a list), and for each classic member
+--       ok        added now     text: how many stand there now, when they are due ('' now), and for each classic member
 --       repeated  added before        that was there already: `which=its score before`, counted from 1
 --       stale     a later call of the producer was carried out: nothing was done    text: its number
 --
@@ -41,7 +42,7 @@ else
   local time = redis.call('TIME')
   local us = time[1] * 1000000 + time[2]
   score = ARGV[4]
-  if ARGV[5] ~= '' then
+  if ARGV[5] == 'ms' or ARGV[5] == 's' then
     local due_ms = math.floor(us / 1000) + tonumber(score)
     score = ARGV[5] == 'ms' and string.format('%d', due_ms) or string.format('%.3f', due_ms / 1000)
   end
@@ -76,7 +77,7 @@ else
   end
 end
 
-local said = length .. ' ' .. score .. ' ' .. table.concat(before, ' ')
+local said = length .. ' ' .. (ARGV[5] == '' and '' or score) .. ' ' .. table.concat(before, ' ')
 local noted = redis.pcall('HSET', KEYS[2], 'last', ARGV[1], 'pushed', said)
 if type(noted) == 'table' then
   undo()
