@@ -41,10 +41,12 @@ class ListOptions:
     writes and reads it, so that equal payloads are one task."""
     scheduled: str = "scheduled"
     """With format=classic, the sorted set of delayed tasks that old code uses; with unique it is a key of our own."""
-    old_processing: str = "processing"
-    """The list that old workers move tasks to while they run; empty: there are none, and nothing is recovered there."""
+    old_processing: str = ""
+    """The list that old workers of this queue, and of no other, move tasks to while they run: what dead ones left there
+    is put back. Nothing in it says which queue a task was taken from, so it is not looked at unless it is named here.
+    Old code calls it `processing`."""
     old_records: str = "processing:"
-    """What the keys of old workers' records begin with."""
+    """What the keys of those workers' records begin with."""
     old_timeout_ms: int = 300_000
     """How long old workers' tasks run at most, in ms, where no record says so. At least 1 s."""
 
@@ -60,6 +62,8 @@ class ListOptions:
             )
         if self.old_processing and not self.old_records:
             raise UsageError("old_records='': what the keys of old records begin with (ListOptions)")
+        for key in (self.scheduled, self.old_processing or self.scheduled):
+            ListKeys(key)  # what we keep beside it shares its slot
         if self.name in (self.old_processing, self.scheduled):
             raise UsageError(
                 f"list {self.name!r}: its processing list and its scheduled tasks are other keys"
