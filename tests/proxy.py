@@ -17,6 +17,8 @@ from pipeline.server.locate import Address
 
 Rule = Callable[[int, bytes], bool]
 """(number of the reply, counted from 1; its bytes) -> whether it is meant."""
+Gate = Callable[[bytes], int]
+"""What a client wrote in one piece -> how much of it may pass before its connection breaks; -1: all, and it stands."""
 
 
 class _Replies:
@@ -60,6 +62,7 @@ class Proxy:
     `with Proxy(server.address) as proxy: Producer(proxy.url)`; then set rules, at any time, from any thread:
 
     - `swallow = rule`: a reply for which it is true disappears, and its connection is cut at once.
+    - `gate = rule`: how much of a request arrives is said by the rule.
     - `cut_after(replies=…)`, `cut_after(request_bytes=…)`, `cut_after(reply_bytes=…)`: the connection breaks there.
     - `hold()` / `release()`: replies wait. `black_hole()`: both directions swallow everything, nothing breaks;
       `deaf` / `mute`: only requests do, only replies do.
@@ -81,6 +84,7 @@ class Proxy:
             self._listener.listen(64)
             self.url = f"unix://{self._path}"
         self.swallow: Rule | None = None
+        self.gate: Gate | None = None
         self.refuse = False
         self.half_open = False
         self.replies = 0
@@ -190,6 +194,10 @@ class Proxy:
                 if self.deaf:
                     continue
                 part = self._within("request_bytes", data)
+                let = self.gate(data) if self.gate is not None else -1
+                if let >= 0:
+                    server.sendall(data[:let])
+                    break
                 server.sendall(part)
                 if len(part) < len(data):
                     break

@@ -161,7 +161,7 @@ def _sends(history: History, demands: Demands, found: Findings) -> None:
         counts.confirmed += sent.told == CONFIRMED
         counts.failed += sent.told == FAILED
         counts.unknown += sent.told == UNKNOWN
-        doubtful = (sent.told == UNKNOWN and not demands.unknown) or (
+        doubtful = (sent.told == UNKNOWN and not demands.unknown and not sent.plainly) or (
             sent.told == FAILED and not demands.failed
         )
         if doubtful and not any(fault.deadly and _of_source(fault, sent) for fault in history.faults):
@@ -202,6 +202,7 @@ def _undone(history: History, sent: Sent | None) -> bool:
     """Whether a server that lost its data may have forgotten this send."""
     return sent is not None and any(
         fault.loses
+        and (fault.names is None or sent.name in fault.names)
         and sent.asked_s <= fault.until_s
         and (sent.told_s is None or sent.told_s >= fault.from_s - fault.risk_s)
         for fault in history.faults
@@ -219,6 +220,8 @@ def _handled(history: History, by_event: Mapping[tuple[str, str], Sequence[Run]]
             found.note("stuck", f"{name} is not settled by {group}")
         if left and left.others:
             found.note("stuck", f"{left.others} entries of nobody's are not settled by {group}")
+        if left and left.undeleted:
+            found.note("stuck", f"{left.undeleted} tasks are settled by {group} and still there")
         for name, sent in history.sent.items():
             runs = by_event.get((group, name), ())
             found.counts.runs += len(runs)

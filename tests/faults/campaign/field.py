@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import random
 import signal
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from pipeline.envelope import read_again, read_dead, read_retry_body
 from pipeline.errors import DecodeError, MillstreamError, UnknownFormatError
-from pipeline.keys import StreamKeys
+from pipeline.keys import ListKeys, StreamKeys
 from pipeline.server.connect import Link
 from pipeline.server.replies import Fields, pairs, parse_entries, text
 from pipeline.wire import decode_entry
@@ -67,6 +68,8 @@ class Load:
     most_bytes: int = 600
     options: dict[str, Any] = field(default_factory=dict)
     """For producer_process.main."""
+    queue: str = ""
+    """The list queue that producers push to, instead of a stream. It has one crew."""
     crews: Sequence[Crew] = (
         Crew(group="audit", kinds=("plain", "async")),
         Crew(group="bill", kinds=("batch", "async"), obeys=True),
@@ -88,7 +91,8 @@ class Field:
     ) -> None:
         self.folder = folder
         self.server = server
-        self.keys = StreamKeys(stream)
+        self.queue = ListKeys(load.queue) if load.queue else None
+        self.keys = self.queue.tasks if self.queue else StreamKeys(stream)
         self.rng = random.Random(seed)
         self.worker_url = self.producer_url = server.url
         self.load = load
@@ -112,7 +116,7 @@ class Field:
         self._killed: set[int] = set()
         self._confirmed = 0
         self._told: dict[str, str] = {}
-        self._asked: dict[str, tuple[str, str, float]] = {}
+        self._asked: dict[str, tuple[str, str, float, bool]] = {}
         self._told_s: dict[str, float] = {}
         self._latest_s: dict[str, float] = {}
         """By producer, when it was asked for the latest send whose end it was told."""
@@ -157,6 +161,7 @@ class Field:
             url=self.worker_url,
             stream=self.keys.stream,
             group=crew.group,
+            queue=self.load.queue,
             journal=str(journal),
             kind=kind,
             seed=number,
@@ -176,7 +181,7 @@ class Field:
             "producer",
             log=str(self.folder / "log-producers"),
             url=self.producer_url,
-            stream=self.keys.stream,
+            stream=self.load.queue or self.keys.stream,
             journal=str(journal),
             kind=kind,
             seed=number,
@@ -311,7 +316,7 @@ class Field:
             for kind, *rest in producer.journal.lines():
                 if kind == "ask":
                     for name, plan in rest[0]:
-                        self._asked[name] = (source, plan, rest[1])
+                        self._asked[name] = (source, plan, rest[1], producer.kind == "plain")
                 elif kind == "told":
                     names, fate, at_s = rest
                     for name in names:
@@ -319,7 +324,7 @@ class Field:
                         if before == CONFIRMED or (before is not None and fate == FAILED):
                             continue
                         self._told[name] = fate
-                        source, _, asked_s = self._asked[name]
+                        source, _, asked_s, _ = self._asked[name]
                         self._latest_s[source] = max(asked_s, self._latest_s.get(source, 0.0))
                         self._told_s.setdefault(name, at_s)
                         self._confirmed += fate == CONFIRMED
@@ -358,15 +363,22 @@ class Field:
         """Whether no group has anything left but what it is to keep."""
         kept = {entry.entry_id for entry in self.hostile if entry.wanted == "kept"}
         with self.server.link() as link:
+            if self._in_list(link):
+                return False
             for crew in self.load.crews:
-                left = self._left(link, crew.group, {})
+                left = self._left(link, crew.group)
                 if left is None or left[0] - kept or left[1] or left[2]:
                     return False
         return True
 
-    def _left(
-        self, link: Link, group: str, names: dict[str, list[str]]
-    ) -> tuple[set[str], list[Fields], list[Fields]] | None:
+    def _in_list(self, link: Link) -> list[str]:
+        """The names of the tasks that nobody has taken, or that lie in the hand."""
+        if self.queue is None:
+            return []
+        found = [*link.call("LRANGE", self.queue.hand, 0, -1), *link.call("LRANGE", self.queue.list, 0, -1)]
+        return [json.loads(payload)["name"] for payload in found]
+
+    def _left(self, link: Link, group: str) -> tuple[set[str], list[Fields], list[Fields]] | None:
         """What a group has left: entries pending or unread, what is due again, and what waits; None if it is gone."""
         keys = self.keys
         pending, groups, again, bodies = link.calls(
@@ -407,7 +419,7 @@ class Field:
             for crew in self.load.crews:
                 for _, fields in _all_entries(link, self.keys.dead(crew.group)):
                     letters += _letters(crew.group, fields)
-                rest = self._left(link, crew.group, by_entry)
+                rest = self._left(link, crew.group)
                 if rest is None:
                     left[crew.group] = Left(others=1)
                     continue
@@ -415,7 +427,12 @@ class Field:
                 kept[crew.group] = frozenset(ids & meant)
                 found = [name for entry_id in ids - meant for name in by_entry.get(entry_id, [""])]
                 found += [name for fields in (*due, *waiting) for name in names_in(fields, b"0-0")]
-                left[crew.group] = Left(frozenset(filter(None, found)), sum(not name for name in found))
+                found += self._in_list(link)
+                left[crew.group] = Left(
+                    frozenset(filter(None, found)),
+                    sum(not name for name in found),
+                    len(by_entry.keys() - ids) if self.queue else 0,
+                )
         runs, badly = self._runs(), self._ended_badly()
         return History(
             groups=[crew.group for crew in self.load.crews],
@@ -446,8 +463,9 @@ class Field:
                 asked_s,
                 self._told.get(name, "unknown"),
                 self._told_s.get(name),
+                plainly,
             )
-            for name, (source, plan, asked_s) in self._asked.items()
+            for name, (source, plan, asked_s, plainly) in self._asked.items()
         }
 
     def _runs(self) -> list[Run]:

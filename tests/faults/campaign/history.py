@@ -25,6 +25,8 @@ class Sent:
     told: str = UNKNOWN
     """confirmed, failed (not in the stream) or unknown (which is also what a killed producer was told)."""
     told_s: float | None = None
+    plainly: bool = False
+    """By a plain client, which does not know what became of it when its connection breaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Fault:
     """What was confirmed, or settled, for so long before it may be undone by it; inf: everything before."""
     loses: bool = False
     """What is undone by it may be gone; else it only runs again."""
+    names: frozenset[str] | None = None
+    """The events that it may have undone; None: any of the time at risk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ class Left:
     """Events that are pending, due again or unread."""
     others: int = 0
     """Entries of nobody's that are."""
+    undeleted: int = 0
+    """Entries of a list's tasks that are settled and still there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ class FaultyServer:
         """A connector to it."""
         return Connector(self.address, timeout_ms=timeout_ms)
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         """Start it on the data there is, and wait until it answers."""
         self.data.mkdir(parents=True, exist_ok=True)
         self._socket.unlink(missing_ok=True)
@@ -103,7 +104,8 @@ class FaultyServer:
                 env=os.environ | self._environment,
                 start_new_session=True,
             )
-        self.wait_until_up()
+        if wait:
+            self.wait_until_up()
 
     def wait_until_up(self, timeout_s: float = UP_S) -> None:
         """Wait until it answers and has loaded its data."""
@@ -150,6 +152,17 @@ class FaultyServer:
         finally:
             link.close()
             connector.close()
+
+    def asked_plainly(self, request: bytes) -> bytes:
+        """The first bytes of the answer to a request over a socket that asks nothing else; empty if there is none."""
+        unix = self.address.kind == "unix"
+        where = self.address.path if unix else (self.address.host, self.address.port)
+        with socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as one, contextlib.suppress(OSError):
+            one.settimeout(1)
+            one.connect(where)
+            one.sendall(request)
+            return one.recv(1 << 12)
+        return b""
 
     def sleep_inside(self, seconds: float) -> None:
         """Have the server do nothing for so long, in the midst of a command."""

@@ -150,6 +150,7 @@ def main(
     journal: str,
     kind: str,
     seed: int,
+    queue: str = "",
     obeys: bool = True,
     work_ms: float = 2,
     slow_s: float = 0.1,
@@ -161,13 +162,13 @@ def main(
     calm: str = "",
     grace: str = "20s",
 ) -> int:
-    """Consume until SIGTERM; 0 after a clean stop."""
+    """Consume until SIGTERM; 0 after a clean stop. queue: the list whose tasks `stream` holds."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     written = Journal(journal)
     written.watch_stalls()
     handling = Handling(written, obeys=obeys, work_ms=work_ms, slow_s=slow_s, seed=seed, hold=hold)
     app = Pipeline(url)
-    options: dict[str, Any] = {
+    options: dict[str, Any] = ({"list": queue} if queue else {"stream": stream}) | {
         "group": group,
         "claim_after": claim_after,
         "concurrency": concurrency,
@@ -186,9 +187,9 @@ def main(
     }
     if kind == "batch":
         options |= {"batch": 20, "batch_wait": "20ms", "concurrency": max(concurrency // 4, 1)}
-        app.consumer(stream, **options)(handling.batches)
+        app.consumer(**options)(handling.batches)
     else:
-        app.consumer(stream, **options)(handlers[kind])
+        app.consumer(**options)(handlers[kind])
     if cancel_every_s:
 
         @app.lifespan

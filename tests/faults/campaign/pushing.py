@@ -1,0 +1,52 @@
+"""Pushing: the producers of a list queue, with the plain client.
+
+It does not know what became of a push whose answer was lost, and leaves it at that; what was refused it pushes again.
+"""
+
+import json
+import time
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.faults.campaign.history import CONFIRMED, UNKNOWN
+from tests.faults.campaign.sending import TICK_S, Sending
+
+REFUSED_S = 0.02
+"""A plain producer tries again so long after a refusal."""
+
+
+def push_plainly(url: str, name: str, sending: Sending, rate: float) -> None:
+    """LPUSH, one task at a time."""
+    client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+    for count in sending.chunks(rate):
+        for event in sending.events(count) if count else ():
+            fate = _pushed(client, name, json.dumps(event))
+            sending.tell([event], fate)
+            if fate == UNKNOWN:
+                _until_there(client)
+        time.sleep(TICK_S)
+
+
+def _pushed(client: "redis.Redis", name: str, payload: str) -> str:
+    while True:
+        try:
+            client.lpush(name, payload)
+        except (redis.ResponseError, redis.exceptions.BusyLoadingError):
+            time.sleep(REFUSED_S)
+        except (redis.ConnectionError, redis.TimeoutError):
+            return UNKNOWN
+        else:
+            return CONFIRMED
+
+
+def _until_there(client: "redis.Redis") -> None:
+    """Wait as an application does that cannot go on without its queue."""
+    while True:
+        try:
+            client.ping()
+        except (redis.ConnectionError, redis.TimeoutError):
+            time.sleep(REFUSED_S)
+        else:
+            return
