@@ -89,7 +89,8 @@ class Claimer:
     def full(self) -> bool:
         """Whether what is held leaves no room, and would for longer than since the last time this was asked."""
         taken, self._taken = self._taken, 0
-        return self._room() <= 0 and taken < len(self._state.window)
+        window = self._state.window
+        return self._room() <= 0 and (taken < len(window) or window.asked_for == 0)
 
     def _go_on(self, link: Link, ref: GroupRef, until_s: float) -> bool:
         """Claim from one stream; True once its pass is complete, False if it is to be gone on with later."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -14,32 +15,54 @@ from consumers.running import Running
 from consumers.state import MemberState
 from consumers.window import Held
 from pipeline.declare import ConsumerSpec, consumed
-from pipeline.errors import ClosedError, UsageError
+from pipeline.errors import ClosedError, TakenOverError, UsageError
 from pipeline.event import Event
 from pipeline.list_options import ListOptions
 from pipeline.options import ConsumerOptions, consumer_options
 from pipeline.outcome import HAND_BACK, Outcome
 from pipeline.server.connect import Connector
 
+MOST_LOST = 1_000
+"""Of so many deliveries that were given up it is remembered that they were."""
+LEFT_S = 1.0
+"""What came while nobody waits any more is kept so long for the next take(), in s, before it is handed back."""
+
 
 class PullExecutor:
     """Holds deliveries until somebody takes them: an Executor whose handler is the caller's loop."""
 
-    def __init__(self, spec: ConsumerSpec, state: MemberState) -> None:
+    def __init__(
+        self, spec: ConsumerSpec, state: MemberState, *, on_demand: bool = False, bounded: bool = False
+    ) -> None:
+        """on_demand: no more is read than take() asks for. bounded: max_run holds, as for handlers."""
         self._spec = spec
         self._state = state
+        self._on_demand = on_demand
+        self._bounded = bounded
+        self._asking = 0
+        """So many calls of take() wait."""
+        self._asked_s = 0.0
+        """When the last of them ended, by the monotonic clock."""
         self._queue: Queue = deque()
-        self._out: set[Delivery] = set()
+        self._out: dict[Delivery, float] = {}
+        """What was taken and is not settled, and since when by the monotonic clock."""
+        self._lost: deque[Delivery] = deque(maxlen=MOST_LOST)
+        """Of those, the last that were given up: taken over, or taken for longer than max_run."""
         self._condition = threading.Condition()
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._ask(0)
 
     def take(self, timeout_s: float | None) -> Delivery | None:
         """The next delivery, waiting for it; None after timeout_s, or when the consumer ends."""
         with self._condition:
             # Looked at by taking it: what was taken over meanwhile is not there.
             taken: list[Delivery] = []
-            self._condition.wait_for(lambda: self._state.stopping or self._pop_into(taken), timeout_s)
-            return taken[0] if taken else self._pop()
+            self._ask(1)
+            try:
+                self._condition.wait_for(lambda: self._state.stopping or self._pop_into(taken), timeout_s)
+                return taken[0] if taken else self._pop()
+            finally:
+                self._ask(-1)
 
     async def take_async(self, timeout_s: float | None) -> Delivery | None:
         """take() without blocking the event loop; a cancelled wait loses nothing."""
@@ -62,9 +85,17 @@ class PullExecutor:
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Take in a delivery's outcome; a second one for the same delivery is refused."""
         with self._condition:
+            if self._on_demand and (delivery.taken_over or delivery in self._lost):
+                self._out.pop(delivery, None)
+                self._ask(0)
+                raise TakenOverError(
+                    f"{delivery!r} is not its taker's any more: settling it does nothing, and what was done may be "
+                    "done twice"
+                )
             if delivery not in self._out:
                 raise UsageError(f"{delivery!r} is settled already")
-            self._out.remove(delivery)
+            del self._out[delivery]
+            self._ask(0)
         self._state.finished.append((delivery.event, outcome))
         self._state.wake()
 
@@ -97,10 +128,22 @@ class PullExecutor:
 
     def give_up(self, event: Event) -> None:
         """See Executor. The caller sees it as delivery.taken_over."""
+        if self._on_demand:
+            with self._condition:
+                for one in [one for one in self._out if one.event is event]:
+                    self._lost.append(one)
+                    del self._out[one]
+                self._ask(0)
 
     def overdue(self, now_s: float) -> list[Event]:
-        """See Executor. The caller's loop has no bound but its own."""
-        return []
+        """See Executor. The caller's loop has no bound but its own, unless it was given one."""
+        with self._condition:
+            if self._on_demand and not self._asking and now_s - self._asked_s > LEFT_S:
+                self._give_back()
+            if not self._bounded:
+                return []
+            longest_s = self._spec.options.max_run_ms / 1_000
+            return [one.event for one, since_s in self._out.items() if now_s - since_s > longest_s]
 
     def exhausted(self) -> bool:
         """See Executor."""
@@ -115,6 +158,22 @@ class PullExecutor:
         """See Executor."""
         self.wake()
 
+    def _ask(self, more: int) -> None:
+        """So many more calls wait now: as many events may be held as are taken and waited for."""
+        self._asking += more
+        if more < 0:
+            self._asked_s = time.monotonic()
+        if self._on_demand:
+            before = self._state.window.asked_for or 0
+            self._state.window.asked_for = len(self._out) + self._asking
+            if self._state.window.asked_for > before:
+                self._state.reader_wake.set()
+
+    def _give_back(self) -> None:
+        """What came when nobody asked for it any more goes to others."""
+        while (event := next_event(self._queue)) is not None:
+            self._state.finished.append((event, HAND_BACK))
+
     def _pop_into(self, taken: list[Delivery]) -> bool:
         delivery = self._pop()
         if delivery is not None:
@@ -126,7 +185,7 @@ class PullExecutor:
         if event is None:
             return None
         delivery = Delivery(event, self._spec)
-        self._out.add(delivery)
+        self._out[delivery] = time.monotonic()
         delivery.settle = partial(self.settle, delivery)
         return delivery
 
@@ -152,6 +211,7 @@ class Consumer:
         url: str | None = None,
         ack: str = "auto",
         timeout_s: float | None = None,
+        connector: Connector | None = None,
         **options: Any,
     ) -> None:
         """list: a list queue instead of a stream, its name or ListOptions; group is then "workers" unless given.
@@ -167,13 +227,36 @@ class Consumer:
         self._spec = ConsumerSpec(
             stream=name, group=of_group, handler=_taken_by_hand, options=values, list=queue
         )
-        self._connector = Connector(url)
+        self._own = connector is None
+        self._connector = connector or Connector(url)
         self._auto = ack == "auto"
         self._timeout_s = timeout_s
         self._last: Delivery | None = None
         self._running: Running | None = None
         self._pull: PullExecutor | None = None
         self._closed = False
+        self._on_demand = self._bounded = False
+
+    @classmethod
+    def on_demand(
+        cls, options: ListOptions, group: str, connector: Connector, *, bounded: bool, **given: Any
+    ) -> Self:
+        """A consumer for take(): it holds no more than that has asked for, and acknowledges nothing by itself.
+
+        bounded: what is taken and not settled within max_run has failed.
+        """
+        made = cls(list=options, group=group, connector=connector, ack="manual", **given)
+        made._on_demand, made._bounded = True, bounded
+        return made
+
+    def take(self, timeout_s: float | None) -> Delivery | None:
+        """The next delivery, for its taker to settle; None after timeout_s, or when the consumer ends."""
+        self.start()
+        assert self._pull is not None, "start() made it"
+        delivery = self._pull.take(timeout_s)
+        if delivery is None:
+            self._raise_failure()
+        return delivery
 
     def start(self) -> Self:
         """Join the group; iteration does it by itself.
@@ -197,7 +280,8 @@ class Consumer:
         if self._running is not None:
             self._settle_last(error)
             self._running.stop(grace_ms=0)
-        self._connector.close()
+        if self._own:
+            self._connector.close()
 
     def __iter__(self) -> Self:
         return self.start()
@@ -260,7 +344,7 @@ class Consumer:
             raise self._running.failure
 
     def _make_executor(self, spec: ConsumerSpec, state: MemberState) -> PullExecutor:
-        self._pull = PullExecutor(spec, state)
+        self._pull = PullExecutor(spec, state, on_demand=self._on_demand, bounded=self._bounded)
         state.on_stop = self._pull.wake
         return self._pull
 

@@ -1,49 +1,42 @@
-"""ListQueue: a list queue from code: push, pop, peek, look after it; beside old producers and workers of the same list.
+"""ListQueue: a list queue from code: push, pop, take, peek, look after it; beside old producers and workers.
 
-Stands on a Connector. What is pushed is numbered, what is popped is kept by the server until it has arrived, so a
-lost answer neither loses nor doubles a task. Safe for threads; a forked child begins with connections of its own.
+A façade: pushes are ListPush's, pops ListPop's, and what is taken reliably is a Consumer's. Safe for threads; a forked
+child begins with connections of its own.
 """
 
-import contextlib
-import os
-import secrets
-import select
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
-from pipeline.backoff import Backoff
-from pipeline.errors import ClosedError, MillstreamError, NotConnectedError, UsageError
-from pipeline.list_options import ListOptions
+from consumers.consumer import Consumer
+from consumers.delivery import Delivery
+from consumers.list_calls import ListCalls
+from consumers.list_pop import ListPop, Waiting
+from consumers.list_push import ListPush
+from pipeline.due import Due, due_of
+from pipeline.errors import ClosedError, DecodeError, MillstreamError, UsageError
+from pipeline.list_options import WORKERS, ListOptions
 from pipeline.observe.log import get_logger
-from pipeline.server.connect import Connector, Link, ready_any
-from pipeline.server.error_map import Reaction, row_of
-from pipeline.server.link_pool import LinkPool
+from pipeline.options import ConsumerOptions, consumer_options
+from pipeline.server.connect import Connector
+from pipeline.server.durability import Finding, findings
+from pipeline.server.list_due import promote_tasks
 from pipeline.server.list_peek import ListTask, peek_tasks
-from pipeline.server.list_pop import KEPT_MS, pop_tasks, popped, put_back, return_tasks, wait_command
-from pipeline.task import decode_task
+from pipeline.server.list_pop import KEPT_MS, GivenBack, return_tasks
+from pipeline.server.list_push import MAX_PAYLOADS, Pushed
+from pipeline.server.list_status import ListStatus, list_status
+from pipeline.server.lists import give_back
+from pipeline.task import decode_task, encode_task
 from pipeline.units import Duration, duration_ms
 
-WAIT_MS = 30_000
-"""The server is asked to wait so long at a time, in ms: a connection that died unnoticed is found then."""
-LATE_MS = 5_000
-"""An answer may come so much later than the wait it was asked for, in ms."""
-POLL = Backoff(initial_ms=20, longest_ms=250, jitter=0.1)
-"""Between looks where the server cannot be asked to wait: at a sorted set, or while it is out of memory."""
-AGAIN = Backoff(initial_ms=50, longest_ms=1_000)
-"""Between tries while the server is away or refuses for a cause that may pass."""
-LOOK_AFTER_MS = 30_000
-"""So often a queue that pops looks for what was popped by callers who died, in ms."""
-LEAST_MS = 5_000
-"""A pop that waits for less than this tries so long all the same when the server is away, in ms."""
+CALL_BYTES = 1 << 20
+"""Bytes of tasks that are pushed by one call, about."""
 
-T = TypeVar("T")
 _log = get_logger("list")
-_PASSING = (Reaction.WAIT, Reaction.ELSEWHERE)
 
 
 class Popped(NamedTuple):
@@ -54,13 +47,25 @@ class Popped(NamedTuple):
     data: Any
 
 
+class Promoted(NamedTuple):
+    """What promote() did."""
+
+    moved: int
+    """Delayed tasks that were due and stand in the list now."""
+    next_due_ms: float | None
+    """When the next one is due, by the server's clock in ms since 1970; None if nothing waits."""
+
+
 class ListQueue:
-    """One list queue.
+    """One list queue, shared with whoever else pushes to it and pops from it.
 
     Example:
         with ListQueue("emails", url="redis://localhost:6379/0") as queue:
             queue.push({"to": "ada@example.org"})
-            task = queue.pop(timeout="5s")       # its data; None if none came
+            queue.push({"to": "bob@example.org"}, after="10m")
+            task = queue.pop(timeout="5s")              # its data; None if none came. Gone if this process dies now
+            for delivery in queue:                      # reliable: another gets it if this process dies
+                print(delivery.event.data)
     """
 
     def __init__(
@@ -68,6 +73,9 @@ class ListQueue:
         queue: str | ListOptions,
         url: str | None = None,
         *,
+        group: str = WORKERS,
+        timeout: Duration | None = None,
+        durable: bool = False,
         away_timeout: Duration = "30s",
         connector: Connector | None = None,
         **options: Any,
@@ -77,45 +85,142 @@ class ListQueue:
         Args:
             queue: the list's name, or ListOptions with name and options in one.
             url: where the server is, else MILLSTREAM_URL, else REDIS_URL.
-            away_timeout: so long a server that is away, or refuses for a cause that may pass, is tried again.
+            group: the name of the workers that take() from it; those of other processes are to give the same.
+            timeout: a task that was taken and is not settled within this has failed, and runs again, also if its taker
+                lives; None: it has as long as its process lives (the classic queue: "5m").
+            durable: refuse a server that keeps nothing over a restart, or may evict the list (UnsupportedServerError at
+                the first call). Else that is a warning in the log.
+            away_timeout: so long a server that is away, or refuses for a cause that may pass, is tried again; at most
+                30 s.
             connector: one to use, which stays open.
+            options: ListOptions; and for take(), those of a consumer ("claim_after", "retry", …: ConsumerOptions).
 
         Raises:
             UsageError: a name or an option that cannot be. NoServerError: no address given or found.
         """
-        if isinstance(queue, ListOptions):
-            if options:
-                raise UsageError(f"{', '.join(options)}: given in ListOptions, not beside it")
-            self.options = queue
-        else:
-            self.options = _list_options(queue, options)
-        self._away_ms = duration_ms(away_timeout, "away_timeout")
-        if self._away_ms > KEPT_MS // 2:
+        self.options, consuming = _options(queue, options)
+        if timeout is not None:
+            consuming["max_run"] = timeout
+        consumer_options(**consuming)  # refused here, and not at the first take()
+        away_ms = duration_ms(away_timeout, "away_timeout")
+        if away_ms > KEPT_MS // 2:
             raise UsageError(f"away_timeout={away_timeout!r}: at most {KEPT_MS // 2_000} s")
         self._own = connector is None
         self._connector = connector or Connector(url)
-        self._closed = False
+        self._calls = ListCalls(self.options, self._connector, away_ms, durable=durable)
+        self._push, self._pop = ListPush(self._calls), ListPop(self._calls)
+        self._group = group
+        self._consuming = consuming | {"bounded": timeout is not None}
         self._begin()
+        self._calls.on_fork.append(self._begin)
 
     def _begin(self) -> None:
-        """Start with nothing: no connections, no token of a call whose answer is still to come."""
-        self._pid = os.getpid()
-        self._links = LinkPool(self._connector, "list")
-        self._unsure: deque[str] = deque()
-        """Tokens of pops that may have taken something: the next pop looks there first."""
-        self._unsaid: deque[str] = deque()
-        """Tokens of tasks that were handed out, which the server does not know yet."""
-        self._saved: deque[tuple[str, bytes]] = deque()
-        """Tasks that are here, of pops that were interrupted: the next pop returns them."""
-        self._looked_s = 0.0
-        """When it was last looked for what callers left who died."""
-        self._wake = os.pipe()
-        """Written to by close(): whoever waits ends."""
+        self._lock = threading.Lock()
+        self._consumer: Consumer | None = None
+        self._last: Delivery | None = None
+        """What iteration handed out last."""
 
     @property
     def name(self) -> str:
         """The list's name."""
         return self.options.name
+
+    # Pushing ------------------------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        data: Any,
+        *,
+        after: Duration | None = None,
+        at: datetime | float | None = None,
+        priority: float | None = None,
+    ) -> Pushed:
+        """Push one task: how many stand there now, and when it is due if it is delayed.
+
+        When push() returns, the server has the task (how safe it is there: check_durable()). A push whose answer was
+        lost is repeated under its number, and done once.
+
+        Args:
+            data: str and bytes as they are; a dict or list as JSON (payload="msgpack": as that).
+            after: not before so long from now, by the server's clock. at: not before this time (a datetime with its
+                zone, or seconds since 1970). What is due is moved to the list by whoever looks after it: our workers,
+                promote(), old schedulers (format="classic").
+            priority: for order="priority": lowest first; 0 by default.
+
+        Raises:
+            SendUnknownError: no answer within away_timeout: the task may be there or not. SendError: it is not.
+            EncodeError, EventTooLargeError: it cannot be sent. UsageError: a time that is past, a negative delay, a
+            priority in a queue without. WrongKeyTypeError: the key holds something else.
+        """
+        return self.push_payloads([self.encode(data)], due_of(after=after, at=at), priority)
+
+    def push_function(
+        self,
+        function: str,
+        *args: Any,
+        after: Duration | None = None,
+        at: datetime | float | None = None,
+        priority: float | None = None,
+        **kwargs: Any,
+    ) -> Pushed:
+        """Push a task that asks for a registered function: {"function": name, "args": […], "kwargs": {…}}.
+
+        after, at, priority, errors: as of push(). An argument of such a name is given to push() in a dict of one's own.
+        """
+        data: dict[str, Any] = {"function": function, "args": list(args)}
+        if kwargs:
+            data["kwargs"] = kwargs
+        return self.push(data, after=after, at=at, priority=priority)
+
+    def push_many(
+        self,
+        many: Iterable[Any],
+        *,
+        after: Duration | None = None,
+        at: datetime | float | None = None,
+        priority: float | None = None,
+    ) -> Pushed:
+        """Push tasks in their order, up to 500 (about 1 MB) in one step each; Pushed.count says how many it were.
+
+        Arguments and errors as of push(). An error has `pushed`: so many tasks stand in the list, the first ones; with
+        SendUnknownError, up to 500 more may.
+        """
+        due = due_of(after=after, at=at)
+        whole = Pushed(0, count=0)
+        payloads: list[bytes] = []
+        size = 0
+        try:
+            for data in many:
+                payload = self.encode(data)
+                if payloads and (len(payloads) == MAX_PAYLOADS or size + len(payload) > CALL_BYTES):
+                    whole = _both(whole, self.push_payloads(payloads, due, priority))
+                    payloads, size = [], 0
+                payloads.append(payload)
+                size += len(payload)
+            if payloads:
+                whole = _both(whole, self.push_payloads(payloads, due, priority))
+        except MillstreamError as error:
+            error.pushed = whole.count  # type: ignore[attr-defined]
+            raise
+        return whole
+
+    def push_payloads(
+        self, payloads: Sequence[bytes], due: Due | None = None, priority: float | None = None
+    ) -> Pushed:
+        """Push up to 500 payloads as they are, in one step."""
+        pushed = replace(self._push.push(payloads, due, priority), count=len(payloads))
+        if pushed.merged:
+            _log.warning(
+                "tasks equal to ones that were there already are one task with them (format=classic)",
+                list=self.name, merged=len(pushed.merged),
+            )  # fmt: skip
+        return pushed
+
+    def encode(self, data: Any) -> bytes:
+        """The payload that data is pushed as. Raises: EncodeError, EventTooLargeError."""
+        return encode_task(data, self.options.codec)
+
+    # Plain pop ----------------------------------------------------------------------------------------------------
 
     def pop(self, timeout: Duration | None = None) -> Any:
         """Take the next task off the list and return its data; None if none came within timeout.
@@ -129,7 +234,7 @@ class ListQueue:
 
         Args:
             timeout: how long to wait; 0: not at all (it does not mean for ever, as with BRPOP); None: for ever. No wait
-                is too long: the connection is asked anew every 30 s. Ctrl-C ends it, and so does close() from a signal
+                is too long: the server is asked anew every 30 s. Ctrl-C ends it, and so does close() from a signal
                 handler or another thread (ClosedError).
 
         Raises:
@@ -159,7 +264,11 @@ class ListQueue:
         if not queues:
             raise UsageError("pop from which queue? none was given")
         timeout_ms = None if timeout is None else duration_ms(timeout, "timeout")
-        return _Pop(queues, timeout_ms).run()
+        found = Waiting([queue._pop for queue in queues], timeout_ms).run()
+        if found is None:
+            return None
+        side, payload = found
+        return next(queue for queue in queues if queue._pop is side), payload
 
     def decode(self, payload: bytes) -> Any:
         """The data of a payload.
@@ -169,9 +278,59 @@ class ListQueue:
         """
         try:
             return decode_task(payload, self.options.codec)
-        except MillstreamError as error:
+        except DecodeError as error:
             error.payload = payload  # type: ignore[attr-defined]
             raise
+
+    # Reliable -----------------------------------------------------------------------------------------------------
+
+    def take(self, timeout: Duration | None = None) -> Delivery | None:
+        """Take the next task to settle it later: delivery.ack(), fail(error), reject(reason) or later("5m").
+
+        delivery.event.data has its data, delivery.attempt the number of this run. Until it is settled the task is this
+        process's; if the process is killed, another taker gets it within claim_after (30 s) + 1 s; if it ends by
+        close(), at once. fail() has it run again, with backoff, and after `retry` attempts it is a dead letter. What is
+        settled is told to the server at once, but not before the call returns: leave by close() or the with block.
+
+        No more is taken than is asked for. A task that was given to another meanwhile (this process stood still for
+        longer than claim_after, or `timeout` passed) is not ours any more: settling it raises TakenOverError as soon as
+        that is known here, else it is in the log; of the one that stood still delivery.taken_over says so, too.
+
+        Args:
+            timeout: how long to wait for a task; 0: not at all; None: for ever, or until close().
+
+        Raises:
+            WrongKeyTypeError: the key is no list. MillstreamError: what ended the taking; ClosedError.
+        """
+        timeout_s = None if timeout is None else duration_ms(timeout, "timeout") / 1_000
+        delivery = self._taker().take(timeout_s)
+        if delivery is None and self._calls.closed:
+            raise ClosedError(f"the list queue {self.name!r} is closed")
+        return delivery
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """take() one after the other, for ever: taking the next acknowledges the last, unless it was settled.
+
+        Leaving the queue's with block without an exception acknowledges the last, too; an exception fails it, so that
+        it is retried.
+        """
+        while True:
+            self._settle_last(None)
+            self._last = self.take()
+            if self._last is None:
+                return
+            yield self._last
+
+    def _taker(self) -> Consumer:
+        self._calls.usable()
+        with self._lock:
+            if self._consumer is None:
+                self._calls.asked(lambda link: None)  # says how durable the server is, or refuses it
+                consumer = Consumer.on_demand(self.options, self._group, self._connector, **self._consuming)
+                self._consumer = consumer.start()
+            return self._consumer
+
+    # Looking, and looking after it --------------------------------------------------------------------------------
 
     def peek(self, count: int = 10, *, start: int = 0) -> list[ListTask]:
         """The tasks that will be taken next, in that order; none is taken. One that cannot be decoded has an `error`.
@@ -185,17 +344,54 @@ class ListQueue:
         for option, value in (("count", count), ("start", start)):
             if value < 0:
                 raise UsageError(f"{option}={value:,}: 0 or more")
-        return self._asked(lambda link: peek_tasks(link, self.options, count=count, start=start))
+        return self._calls.asked(partial(peek_tasks, options=self.options, count=count, start=start))
 
-    def close(self) -> None:
-        """Close the connections; whoever waits in pop() gets a ClosedError. May be called from a signal handler."""
-        if self._closed:
+    def status(self) -> ListStatus:
+        """How many tasks wait, are in progress, delayed, timed out, to be retried, dead; what is not known is None."""
+        return self._calls.asked(partial(list_status, options=self.options))
+
+    def check_durable(self) -> list[Finding]:
+        """What of this server could lose tasks, the worst first, each with its remedy; also what it does not say."""
+        return self._calls.asked(findings)
+
+    def promote(self) -> Promoted:
+        """Move all delayed tasks that are due to the list; for where no worker of ours does. Any number may at once."""
+        moved = 0
+        cluster = self._connector.capabilities().cluster_nodes > 0
+        while True:
+            done = self._calls.asked(partial(promote_tasks, options=self.options, cluster=cluster))
+            moved += done.moved
+            if not done.moved:
+                return Promoted(moved, done.next_due_ms)
+
+    def give_back(self, *, everything: bool = False) -> int:
+        """Put back to the list what workers of ours took and never began, so that old workers get it; how many tasks.
+
+        The last worker to leave does so by itself. Tasks that ran and failed or crashed, or were put off, stay for
+        workers of ours, with their attempts.
+
+        Args:
+            everything: those too, save what a live worker holds and dead letters: whoever takes them next begins anew.
+        """
+        back = self._calls.asked(
+            lambda link: give_back(link, self.options, self._group, everything=everything)
+        )
+        while (more := self._calls.asked(partial(return_tasks, options=self.options))) != GivenBack(0, 0):
+            back += more.of_callers + more.of_hand
+        return back
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Settle what iteration handed out last, hand back the rest, close the connections.
+
+        Whoever waits gets a ClosedError. May be called from a signal handler.
+        """
+        if self._calls.closed:
             return
-        self._closed = True
-        if self._pid == os.getpid():
-            os.write(self._wake[1], b".")
-            self._leave()
-        self._links.close()
+        self._settle_last(error)
+        self._pop.leave()
+        self._calls.close()
+        if self._consumer is not None:
+            self._consumer.close()
         if self._own:
             self._connector.close()
 
@@ -205,242 +401,41 @@ class ListQueue:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(error)
 
-    def _leave(self) -> None:
-        """Give back what a pop that was interrupted may have taken, and say what has arrived."""
-        tokens = [*self._unsure, *(token for token, _ in self._saved)]
-        if not tokens and not self._unsaid:
+    def _settle_last(self, error: BaseException | None) -> None:
+        last, self._last = self._last, None
+        if last is None or last.over or last.taken_over:
             return
-        try:
-            with self._links.lent() as link:
-                for token in self._unsaid:
-                    popped(link, self.options, token)
-                for token in self._unsure:
-                    return_tasks(link, self.options, hand=False, tokens=[token])
-                for token, payload in self._saved:
-                    back = return_tasks(link, self.options, hand=False, tokens=[token])
-                    if not back.of_callers:  # the server has been told that it arrived
-                        put_back(link, self.options, payload)
-        except MillstreamError as error:
-            _log.warning(
-                "a pop that was interrupted may have taken a task: it is given back later",
-                list=self.name, error=str(error),
-            )  # fmt: skip
-
-    def _token(self) -> str:
-        """The token of the next pop: one whose answer is still to come, else a new one."""
-        try:
-            return self._unsure.popleft()
-        except IndexError:
-            return secrets.token_hex(8)
-
-    def _usable(self) -> None:
-        if self._closed:
-            raise ClosedError(f"the list queue {self.name!r} is closed")
-        if self._pid != os.getpid():
-            self._begin()
-
-    def _asked(self, ask: Callable[[Link], T], until_s: float | None = None) -> T:
-        """The answer, asked for again while the server is away or refuses for a cause that may pass. Whatever is asked
-        can be asked twice."""
-        self._usable()
-        if until_s is None:
-            until_s = time.monotonic() + self._away_ms / 1_000
-        tries = 0
-        while True:
-            try:
-                with self._links.lent() as link:
-                    return ask(link)
-            except MillstreamError as error:
-                if row_of(error).producer not in _PASSING or time.monotonic() > until_s or self._closed:
-                    raise
-            tries += 1
-            time.sleep(AGAIN.wait_ms(tries) / 1_000)
+        if error is None:
+            last.ack()
+        elif isinstance(error, Exception):
+            last.fail(error)
+        # else Ctrl-C: the task did nothing wrong, and is handed back
 
 
-class _Pop:
-    """One pop from one or several queues."""
-
-    def __init__(self, queues: Sequence[ListQueue], timeout_ms: int | None) -> None:
-        self._queues = queues
-        for queue in queues:
-            queue._usable()
-        now_s = time.monotonic()
-        self._until_s = None if timeout_ms is None else now_s + timeout_ms / 1_000
-        self._handed: set[ListQueue] = set()
-        """Into their hands a wait of ours may have moved a task that nobody fetched."""
-        self._polls = {queue for queue in queues if queue.options.is_sorted}
-        self._looks = 0
-
-    def run(self) -> tuple[ListQueue, bytes] | None:
-        """Look, wait, look again, until there is something or the time is over."""
-        try:
-            while True:
-                for queue in self._queues:
-                    payload = self._look(queue)
-                    if payload is not None:
-                        self._handed.discard(queue)
-                        return queue, payload
-                left_ms = self._left_ms()
-                if left_ms <= 0:
-                    return None
-                self._wait(left_ms)
-        finally:
-            for queue in self._handed:
-                self._put_back(queue)
-
-    def _left_ms(self) -> float:
-        return WAIT_MS if self._until_s is None else (self._until_s - time.monotonic()) * 1_000
-
-    def _look(self, queue: ListQueue) -> bytes | None:
-        """The queue's next task, which then counts as ours; None if there is none."""
-        options, now_s = queue.options, time.monotonic()
-        patience_s = queue._away_ms / 1_000
-        until_s = now_s + patience_s
-        if self._until_s is not None:
-            until_s = min(until_s, max(self._until_s, now_s + LEAST_MS / 1_000))
-        for said in list(queue._unsaid):  # to say it twice does no harm
-            queue._asked(partial(popped, options=options, token=said), until_s)
-            with contextlib.suppress(ValueError):
-                queue._unsaid.remove(said)
-        if now_s > queue._looked_s + LOOK_AFTER_MS / 1_000 or not queue._looked_s:
-            queue._looked_s = now_s
-            queue._asked(partial(return_tasks, options=options, hand=False), until_s)
-        while True:
-            payload: bytes | None = None
-            try:
-                token, payload = queue._saved.popleft()
-            except IndexError:
-                token = queue._token()
-            try:
-                if payload is None:
-                    payloads = queue._asked(partial(pop_tasks, options=options, token=token), until_s)
-                    if not payloads:
-                        return None
-                    payload = payloads[0]
-                if self._arrived(queue, token, until_s):
-                    return payload
-            except BaseException as error:  # Ctrl-C, or nobody knows whether it was taken
-                if payload is not None:
-                    queue._saved.append((token, payload))
-                elif isinstance(error, NotConnectedError) or not isinstance(error, Exception):
-                    queue._unsure.append(token)
-                raise
-
-    def _arrived(self, queue: ListQueue, token: str, until_s: float) -> bool:
-        """Say that a task is here; False if it was given back to the list by then."""
-        broken = False
-        while True:
-            try:
-                with queue._links.lent() as link:
-                    # If an answer was lost, it was that of the call which said it: nothing is given back so soon.
-                    return popped(link, queue.options, token) or broken
-            except MillstreamError as error:
-                broken = True
-                if time.monotonic() > until_s:
-                    queue._unsaid.append(token)
-                    _log.warning(
-                        "a task was taken, and the server does not know that it has arrived: unless it is told by the "
-                        "next call, the task is given back and comes again",
-                        list=queue.name, error=str(error),
-                    )  # fmt: skip
-                    return True
-            time.sleep(AGAIN.wait_ms(1) / 1_000)
-
-    def _wait(self, left_ms: float) -> None:
-        """Until one of the queues may have a task, or some time has passed."""
-        asked = [queue for queue in self._queues if queue not in self._polls]
-        if self._polls:
-            self._looks += 1
-            left_ms = min(left_ms, POLL.wait_ms(self._looks))
-        wait_ms = max(int(min(left_ms, WAIT_MS)), 1)
-        waits: list[tuple[ListQueue, Link, int | None]] = []
-        wake = [queue._wake[0] for queue in self._queues]
-        try:
-            if not asked:
-                _sleep(wait_ms, wake)
-            for queue in asked:
-                self._begin_wait(queue, wait_ms, waits)
-            if waits:
-                # What the server was asked last it answers last.
-                ready_any([link for _, link, _ in waits], wait_ms + LATE_MS, wake)
-        finally:
-            for queue, link, client in waits:
-                self._end_wait(queue, link, client)
-        for queue in self._queues:
-            queue._usable()
-
-    def _begin_wait(
-        self, queue: ListQueue, wait_ms: int, waits: list[tuple[ListQueue, Link, int | None]]
-    ) -> None:
-        """Ask the server to hand over the queue's next task."""
-        try:
-            link = queue._links.borrow()
-            try:
-                client = link.calls([("CLIENT", "ID")])[0]
-                link.send(wait_command(queue.options, wait_ms))
-            except BaseException:
-                link.close()
-                self._handed.add(queue)
-                raise
-        except NotConnectedError:
-            _sleep(min(wait_ms, AGAIN.longest_ms), [queue._wake[0]])  # the next look says what is wrong
-            return
-        waits.append((queue, link, client if isinstance(client, int) else None))
-
-    def _end_wait(self, queue: ListQueue, link: Link, client: int | None) -> None:
-        """Have what the server was asked for ended, and its answer read."""
-        try:
-            if not link.ready():
-                if client is None:  # without the right to ask for a connection's number
-                    raise NotConnectedError("closed")
-                with queue._links.lent() as other:
-                    other.call("CLIENT", "UNBLOCK", client)
-            reply = link.read_or_error()
-        except MillstreamError:
-            self._handed.add(queue)
-            link.close()
-            return
-        except BaseException:
-            self._handed.add(queue)
-            link.close()
-            raise
-        queue._links.give_back(link)
-        if isinstance(reply, bytes):
-            self._handed.add(queue)
-        elif isinstance(reply, MillstreamError) and reply.code != "UNBLOCKED":
-            self._polls.add(queue)  # out of memory, for one: what is there can be taken all the same
-
-    def _put_back(self, queue: ListQueue) -> None:
-        """What was handed over and not fetched goes back, so that old workers get it, too."""
-        try:
-            with queue._links.lent() as link:
-                return_tasks(link, queue.options)
-        except MillstreamError as error:
-            _log.warning(
-                "a task may stand in the hand of the list: whoever takes the next takes it first",
-                list=queue.name, error=str(error),
-            )  # fmt: skip
+def _both(before: Pushed, after: Pushed) -> Pushed:
+    """Two calls as one."""
+    merged = dict(before.merged) | {before.count + at: was for at, was in after.merged.items()}
+    return replace(after, merged=merged, count=before.count + after.count)
 
 
-def _sleep(wait_ms: float, wake: Sequence[int]) -> None:
-    """Sleep, but not on when one of the descriptors can be read."""
-    poll = select.poll()
-    for descriptor in wake:
-        poll.register(descriptor, select.POLLIN)
-    poll.poll(wait_ms)
-
-
-def _list_options(name: str, options: dict[str, Any]) -> ListOptions:
-    """ListOptions of the words that ListQueue takes."""
-    if "old_timeout" in options:
-        options["old_timeout_ms"] = duration_ms(options.pop("old_timeout"), "old_timeout")
-    try:
-        return ListOptions(name=name, **options)
-    except TypeError:
-        known = {field.name for field in fields(ListOptions)}
-        unknown = [option for option in options if option not in known]
+def _options(queue: str | ListOptions, given: dict[str, Any]) -> tuple[ListOptions, dict[str, Any]]:
+    """ListOptions of the words that ListQueue takes, and those for its consumer."""
+    known = {field.name for field in fields(ListOptions)}
+    if "old_timeout" in given:
+        given["old_timeout_ms"] = duration_ms(given.pop("old_timeout"), "old_timeout")
+    laid_out = {name: value for name, value in given.items() if name in known}
+    consuming = {name: value for name, value in given.items() if name not in known}
+    takers = {field.name.removesuffix("_ms") for field in fields(ConsumerOptions)}
+    unknown = [name for name in consuming if name not in takers and name.removesuffix("_ms") not in takers]
+    if unknown:
         raise UsageError(
-            f"{', '.join(unknown)}: no such option of a list queue (ListOptions has {', '.join(sorted(known))})"
-        ) from None
+            f"there is no option {unknown[0]!r} of a list queue; there are: {', '.join(sorted(known))} (ListOptions), "
+            f"and for take() {', '.join(sorted(takers))} (ConsumerOptions)"
+        )
+    if isinstance(queue, ListOptions):
+        if laid_out:
+            raise UsageError(f"{', '.join(laid_out)}: given in ListOptions, not beside it")
+        return queue, consuming
+    return ListOptions(name=queue, **laid_out), consuming

@@ -132,6 +132,8 @@ class Window:
         self._entry_bytes = 256.0
         self.events = 0
         self.bytes = 0
+        self.asked_for: int | None = None
+        """Where events are taken one by one: so many were asked for, and are held or waited for. None: no matter."""
 
     def __len__(self) -> int:
         return self._entries
@@ -245,6 +247,8 @@ class Window:
     @property
     def most_events(self) -> int:
         """How many events may be held just now."""
+        if self.asked_for is not None:
+            return self.asked_for
         if self._fixed is not None:
             return self._fixed
         return max(self._least, min(round(self._rate * WORK_MS), MAX_EVENTS))

@@ -94,6 +94,10 @@ class MaxRunError(MillstreamError):
     """A handler ran beyond max_run: the attempt failed."""
 
 
+class TakenOverError(MillstreamError):
+    """The task was given to another taker meanwhile: settling it does nothing, and what was done may be done twice."""
+
+
 class EffectRefusedError(MillstreamError):
     """What a handler wanted done in the step that settles its event cannot be: wrong key type, no number there, …"""
 

@@ -35,6 +35,8 @@ class Pushed:
     had before: the priority, or when they were due, in ms."""
     repeated: bool = False
     """True if an earlier try of the same call had pushed them."""
+    count: int = 1
+    """How many tasks these are, where somebody counted them."""
 
 
 def push_command(

@@ -162,7 +162,7 @@ def test_what_cannot_be_is_said(make: MakeQueue, listing: Listing, link: Link) -
     queue = make()
     with pytest.raises(UsageError, match="timeout=-1"):
         queue.pop(-1)
-    with pytest.raises(UsageError, match="colour: no such option"):
+    with pytest.raises(UsageError, match="there is no option 'colour' of a list queue"):
         make(colour="red")
     with pytest.raises(UsageError, match="none was given"):
         ListQueue.pop_any([], 0)
