@@ -198,15 +198,16 @@ class Pipeline:
         return f"{self.namespace}:{stream}" if self.namespace else stream
 
     def select(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[ConsumerSpec]:
-        """The declared consumers of these groups and streams; all, if none are named.
+        """The declared consumers of these groups and streams, or lists; all, if none are named.
 
         Raises:
             NotFoundError: a name that nothing is declared for, or nothing is declared at all.
         """
-        full = {self.stream_name(stream) for stream in streams}
+        lists = {spec.list.name for spec in self._specs if spec.list is not None}
+        full = {stream if stream in lists else self.stream_name(stream) for stream in streams}
         for what, asked, known in (
             ("group", set(groups), {spec.group for spec in self._specs}),
-            ("stream", full, {spec.stream for spec in self._specs}),
+            ("stream", full, {spec.consumed for spec in self._specs}),
         ):
             if asked - known:
                 raise NotFoundError(
@@ -216,7 +217,7 @@ class Pipeline:
         chosen = [
             spec
             for spec in self._specs
-            if (not groups or spec.group in groups) and (not streams or spec.stream in full)
+            if (not groups or spec.group in groups) and (not streams or spec.consumed in full)
         ]
         if not chosen:
             raise NotFoundError("this pipeline declares no consumer (decorate a function with @app.consumer)")

@@ -83,6 +83,11 @@ class Replay:
         """
         selection = Selection(types=types, keys=keys, match=match)
         facts, group = self._facts()
+        if group.of_list:
+            raise UsageError(
+                f"stream {self.keys.stream!r} holds what workers have taken from the list {group.of_list!r} until it "
+                "is settled, and no history: pending tasks and dead letters can run again, a range of it cannot"
+            )
         now_ms = self._server.ask(server_ms)
         first = position_id(start, now_ms, names[0])
         first = after(facts.newest_id) if first == "$" else first

@@ -19,7 +19,7 @@ from pipeline.replayed import Replayed
 from pipeline.selection import Part, parts_of
 from pipeline.server.connect import Link
 from pipeline.server.error_map import server_error
-from pipeline.server.groups import Move, MovedEntry, move_command, pending_of
+from pipeline.server.groups import Move, MovedEntry, list_of, move_command, pending_of
 from pipeline.server.overview import CLAIM_AFTER_MS, GroupFacts, server_ms
 from pipeline.server.replaying import done_before
 from pipeline.server.replies import parse_entries, text
@@ -205,7 +205,8 @@ def pages_of(
     server: Persistent, keys: StreamKeys, group: str, plan: ReplayPlan, *, again: bool = True
 ) -> Iterator[list[Left]]:
     """The pending entries that are meant, of the stream and of the group's own one, page by page."""
-    refs = (GroupRef(keys, group), GroupRef(keys, group, again=True))
+    private = bool(server.ask(lambda link: list_of(link, keys)))
+    refs = (GroupRef(keys, group, private=private), GroupRef(keys, group, again=True))
     # Of its own stream, what is there now: what is moved comes there anew, and a member may take it at once.
     newest = server.ask(lambda link: link.call("XREVRANGE", keys.again(group), "+", "-", "COUNT", 1))
     last_again = text(newest[0][0]) if newest else "0-0"

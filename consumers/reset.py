@@ -12,6 +12,7 @@ from dataclasses import replace
 from consumers import replay_pending
 from consumers.persistent import Persistent
 from consumers.replay_history import Counting, counted, starts_at
+from pipeline.errors import UsageError
 from pipeline.keys import GroupRef, StreamKeys, check_name
 from pipeline.position import after, before, parse_entry_id, position_id
 from pipeline.replay_plan import ReplayPlan
@@ -56,6 +57,11 @@ def plan_reset(
     with _server(url, connector) as server:
         facts = server.ask(lambda link: stream_facts(link, stream))
         state = server.ask(lambda link: groups(link, stream, only=group))[0]
+        if state.of_list:
+            raise UsageError(
+                f"stream {stream!r} holds what workers have taken from the list {state.of_list!r} until it is settled: "
+                "there is no position to move"
+            )
         first = position_id(to, server.ask(server_ms), name)
         position = (
             facts.newest_id if first == "$" else min(before(first), facts.newest_id, key=parse_entry_id)

@@ -150,7 +150,7 @@ class Running:
 
 def _what(spec: ConsumerSpec) -> dict[str, str]:
     """What a handler consumes, as it was declared."""
-    return {"stream": spec.stream} if spec.list is None else {"list": spec.list.name}
+    return {"stream" if spec.list is None else "list": spec.consumed}
 
 
 @contextlib.asynccontextmanager

@@ -11,12 +11,15 @@ from consumers.app import Pipeline
 from consumers.running import LoopThread, Running, entered
 from pipeline.declare import ConsumerSpec
 from pipeline.envelope import DeadLetter, read_dead
-from pipeline.errors import MillstreamError
+from pipeline.errors import MillstreamError, NotFoundError
 from pipeline.event import Event
 from pipeline.keys import StreamKeys
+from pipeline.list_options import WORKERS
 from pipeline.server.connect import Connector, Link
 from pipeline.server.groups import nonce
+from pipeline.server.list_push import push
 from pipeline.server.replies import pairs, parse_entries, text
+from pipeline.task import encode_task
 from pipeline.units import Duration, duration_ms
 from pipeline.wire import decode_entry, encode_entry
 
@@ -90,6 +93,20 @@ class TestPipeline:
         self._link.call("XADD", self.app.stream_name(stream), "*", *fields)
         return f"{self._producer}-{self._number}"
 
+    def push(self, queue: str, *tasks: Any) -> None:
+        """Push tasks to a list of the app, as old producers do: dict, list, text, or bytes as they are. To a sorted set
+        all with priority 0.
+
+        Raises:
+            NotFoundError: the app consumes no such list.
+        """
+        options = next((spec.list for spec in self.app.specs if spec.list and spec.list.name == queue), None)
+        if options is None:
+            raise NotFoundError(f"the app consumes no list {queue!r}")
+        for task in tasks:
+            self._number += 1
+            push(self._link, options, self._producer, self._number, [encode_task(task, options.codec)])
+
     def run_until_idle(self, timeout: Duration = "10s") -> None:
         """Wait until every group has handled all there is, but for what waits for a later time (advance()).
 
@@ -119,14 +136,15 @@ class TestPipeline:
             for member in self._link.call("ZRANGE", key, 0, -1):
                 self._link.call("ZINCRBY", key, -ms, member)
 
-    def waiting(self, stream: str, group: str) -> int:
-        """How many deliveries of a group wait for a later time."""
-        return int(self._link.call("ZCARD", StreamKeys(self.app.stream_name(stream)).retry(group)))
+    def waiting(self, stream: str, group: str = WORKERS) -> int:
+        """How many deliveries of a group of a stream, or of a list, wait for a later time."""
+        return int(self._link.call("ZCARD", self._keys(stream).retry(group)))
 
-    def dead(self, stream: str, group: str) -> list[tuple[DeadLetter, Event | None]]:
-        """Dead letters of a group, oldest first, each with its event, or None if that cannot be decoded."""
+    def dead(self, stream: str, group: str = WORKERS) -> list[tuple[DeadLetter, Event | None]]:
+        """Dead letters of a group of a stream, or of a list, oldest first, each with its event, or None if that cannot
+        be decoded."""
         letters = []
-        reply = self._link.call("XRANGE", StreamKeys(self.app.stream_name(stream)).dead(group), "-", "+")
+        reply = self._link.call("XRANGE", self._keys(stream).dead(group), "-", "+")
         for entry_id, fields in parse_entries(reply):
             letter, original = read_dead(fields or [])
             if letter is None:
@@ -137,6 +155,11 @@ class TestPipeline:
                 event = None
             letters.append((letter, event))
         return letters
+
+    def _keys(self, name: str) -> StreamKeys:
+        """The keys of a stream of the app, or of the stream of a list's tasks."""
+        lists = (spec.list.keys.tasks for spec in self.app.specs if spec.list and spec.list.name == name)
+        return next(lists, None) or StreamKeys(self.app.stream_name(name))
 
     def _groups(self) -> list[ConsumerSpec]:
         return list({(spec.stream, spec.group): spec for spec in self.app.specs}.values())
@@ -158,14 +181,15 @@ class TestPipeline:
                 ("ZRANGE", keys.retry(spec.group), 0, 0, "WITHSCORES"),
                 ("XINFO", "STREAM", keys.stream),
                 ("XINFO", "GROUPS", keys.stream),
+                ("EXISTS", *([spec.list.keys.list, spec.list.keys.hand] if spec.list else [keys.never])),
                 ("EXEC",),
             ]
         )[-1]
         if isinstance(replies, MillstreamError):
             raise replies
-        (seconds, micros), again, waiting, stream, groups = replies
+        (seconds, micros), again, waiting, stream, groups, listed = replies
         due = bool(waiting) and float(waiting[1]) <= int(seconds) * 1_000 + int(micros) / 1_000 + SLACK_MS
-        return not (again or due) and any(
+        return not (again or due or listed) and any(
             text(group["name"]) == spec.group
             and not group["pending"]
             and group["last-delivered-id"] == pairs(stream)["last-generated-id"]

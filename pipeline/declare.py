@@ -86,6 +86,11 @@ class ConsumerSpec:
         """The handler's name, for people."""
         return getattr(self.handler, "__qualname__", type(self.handler).__name__)
 
+    @property
+    def consumed(self) -> str:
+        """The name of the stream, or of the list, on the server."""
+        return self.stream if self.list is None else self.list.name
+
     def stream_name(self, stream: str) -> str:
         """A stream's name on the server, with the namespace."""
         return f"{self.namespace}:{stream}" if self.namespace else stream

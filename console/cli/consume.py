@@ -25,9 +25,11 @@ from consumers.sinks.by_url import SINKS, shows_password
 from consumers.sinks.by_url import sink as sink_by_url
 from consumers.sinks.console import Console
 from consumers.sinks.patient import Patient
-from pipeline.declare import ConsumerSpec
+from pipeline.declare import ConsumerSpec, consumed
 from pipeline.errors import NotFoundError, UsageError
+from pipeline.list_options import ENDS, FORMATS, ORDERS, WORKERS, ListOptions
 from pipeline.options import Retry, consumer_options
+from pipeline.task import PAYLOADS
 from pipeline.where import Where
 
 COMMANDS = 8
@@ -52,11 +54,51 @@ COMMANDS = 8
             "millstream consume orders -g mail --exec './send-mail --from shop'",
             "a command per event, JSON on its stdin",
         ),
+        (
+            "millstream consume --list emails --exec ./send-mail",
+            "the tasks of a list queue, beside its old workers",
+        ),
     ],
 )
-@click.argument("stream", type=STREAM)
+@click.argument("stream", type=STREAM, required=False)
 @click.option(
-    "-g", "--group", required=True, type=GROUP, metavar="GROUP", help="The consumer group to read as."
+    "-g",
+    "--group",
+    type=GROUP,
+    metavar="GROUP",
+    help=f"The consumer group to read as; of a list, {WORKERS} if not said.",
+)
+@click.option(
+    "--list", "name", metavar="LIST", help="The list queue to take tasks from, instead of a stream."
+)
+@click.option(
+    "--push",
+    type=click.Choice(ENDS),
+    default="left",
+    show_default=True,
+    help="The end of the list that tasks are pushed to.",
+)
+@click.option(
+    "--order",
+    type=click.Choice(ORDERS),
+    default="fifo",
+    show_default=True,
+    help="Of the list: fifo takes from its other end; priority: it is a sorted set.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="unique",
+    show_default=True,
+    help="Of a sorted set's members: with ids of their own, or as old code writes them.",
+)
+@click.option(
+    "--payload",
+    type=click.Choice(tuple(PAYLOADS)),
+    default="auto",
+    show_default=True,
+    help="What the list holds.",
 )
 @click.option(
     "--exec",
@@ -93,8 +135,13 @@ COMMANDS = 8
 @click.pass_obj
 def verb(
     session: Session,
-    stream: str,
-    group: str,
+    stream: str | None,
+    group: str | None,
+    name: str | None,
+    push: str,
+    order: str,
+    format_: str,
+    payload: str,
     command: str | None,
     sink: str | None,
     batch: int | None,
@@ -106,7 +153,7 @@ def verb(
     claim_after: int,
     grace: int,
 ) -> int:
-    """Read a stream as a consumer group and hand each event on, at least once, until Ctrl-C or SIGTERM.
+    """Read a stream, or a list queue, as a consumer group and hand each event on, at least once, until Ctrl-C.
 
     The command finds EVENT_ID, EVENT_TYPE, EVENT_KEY, EVENT_STREAM, EVENT_GROUP, EVENT_ENTRY_ID and EVENT_ATTEMPT in
     its environment, and the event as JSON on its standard input. What fails is retried with growing pauses, in this
@@ -118,6 +165,9 @@ def verb(
         raise UsageError("--concurrency is for --exec: a sink writes one batch after the other")
     if batch is not None and command is not None:
         raise UsageError("--batch is for --sink: --exec runs a command per event")
+    asked = click.get_current_context().get_parameter_source
+    layout = {"push": push, "order": order, "format": format_, "payload": payload}
+    of_stream, of_group, queue = _consumed(stream, group, name, layout)
     session.log_to_stderr()
     options: dict[str, Any] = {
         "types": types,
@@ -135,8 +185,7 @@ def verb(
         options["concurrency"] = concurrency or COMMANDS
     else:
         patient = _sink(sink or "console:", reader_left)
-        asked = click.get_current_context().get_parameter_source("sink")
-        if sink is not None and asked is ParameterSource.COMMANDLINE and shows_password(sink):
+        if sink is not None and asked("sink") is ParameterSource.COMMANDLINE and shows_password(sink):
             session.out.warn(
                 "whoever lists processes sees the password in --sink: write '${NAME}' for a variable, name a file with "
                 "password_file=, or give the URL as MILLSTREAM_CONSUME_SINK"
@@ -144,7 +193,11 @@ def verb(
         handler = ChosenBatch(patient, where) if where else patient
         options["batch"] = batch or patient.batch_events
     app = Pipeline(session.url)
-    app.add(ConsumerSpec(stream=stream, group=group, handler=handler, options=consumer_options(**options)))
+    app.add(
+        ConsumerSpec(
+            stream=of_stream, group=of_group, handler=handler, options=consumer_options(**options), list=queue
+        )
+    )
     try:
         clean = app.run(url=session.url)
     finally:
@@ -155,6 +208,23 @@ def verb(
     if not clean:
         session.out.warn("some events did not finish within the grace: they run again elsewhere")
     return OK if clean else FAILED
+
+
+def _consumed(
+    stream: str | None, group: str | None, name: str | None, layout: dict[str, str]
+) -> tuple[str, str, ListOptions | None]:
+    """What is consumed, by the stream or the list that is named, and what goes with it."""
+    if (stream is None) is (name is None):
+        raise UsageError("say what is read: a STREAM, or a list by --list")
+    if name is not None:
+        return consumed(None, ListOptions(name=name, **layout), group)  # type: ignore[arg-type]
+    source = click.get_current_context().get_parameter_source
+    for option in layout:
+        if source("format_" if option == "format" else option) is not ParameterSource.DEFAULT:
+            raise UsageError(f"--{option} says how a list is laid out: give its name by --list")
+    if group is None:
+        raise UsageError("say who reads: -g GROUP")
+    return consumed(stream, None, group)
 
 
 def _command(text: str) -> list[str]:

@@ -69,6 +69,7 @@ _FACTS = (
     Column("paused_ms", "paused since", as_time),
     Column("paused_by", "paused by"),
     Column("paused_reason", "paused because"),
+    Column("of_list", "of the list"),
 )
 
 

@@ -33,7 +33,7 @@ from pipeline.server.connect import Connector
     "-g", "--group", "groups", metavar="GROUP", multiple=True, help="Only this group; may be repeated."
 )
 @click.option(
-    "--stream", "streams", metavar="STREAM", multiple=True, help="Only this stream; may be repeated."
+    "--stream", "streams", metavar="STREAM", multiple=True, help="Only this stream, or list; may be repeated."
 )
 @click.option(
     "--processes",

@@ -23,6 +23,8 @@ MAX_IDS = 500
 """Most entry ids in one script call, so that no call holds the server up."""
 FILTER_KEPT_MS = 3_600_000
 """What a member that died takes is still the group's for so long, in ms: another of its version may come."""
+LIST_FIELD = ":list"
+"""The field of S:groups that says of which list the stream is; all others begin with a group's name."""
 Command = tuple[Arg, ...]
 NOTHING_ENDED = Ended()
 
@@ -372,6 +374,11 @@ def restamp(link: Link, ref: GroupRef) -> None:
 def made(link: Link, keys: StreamKeys, group: str) -> str:
     """The claims token that the group had when it was created last: what was held under an older one went with it."""
     return text(link.call("HGET", keys.groups, f"{escape(group)}:made") or "")
+
+
+def list_of(link: Link, keys: StreamKeys) -> str:
+    """The list queue whose tasks the stream holds, as its first member said; empty for any other stream."""
+    return text(link.call("HGET", keys.groups, LIST_FIELD) or "")
 
 
 def names_idle(link: Link, ref: GroupRef) -> dict[str, tuple[int, int]]:

@@ -13,7 +13,7 @@ from pipeline.keys import GroupRef, StreamKeys, escape, stream_of
 from pipeline.pause import read_pause
 from pipeline.position import parse_entry_id
 from pipeline.server.connect import Link
-from pipeline.server.groups import pending_of
+from pipeline.server.groups import LIST_FIELD, pending_of
 from pipeline.server.replies import RawEntry, Reply, pairs, parse_entries, text
 from pipeline.server.scripts import Arg, script
 
@@ -85,6 +85,8 @@ class GroupFacts:
     paused_by: str
     """Who paused it: a member whose breaker tripped, or a person."""
     paused_reason: str
+    of_list: str
+    """The list queue whose tasks the stream holds, from being taken until they are settled; empty for other streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +352,7 @@ def _group_facts(
             ("HGET", keys.groups, f"{escape(group)}:claim_after"),
             ("HGET", keys.groups, f"{escape(group)}:paused"),
             ("HGET", keys.groups, f"{escape(group)}:filter"),
+            ("HGET", keys.groups, LIST_FIELD),
             ("XPENDING", keys.stream, group, "-", "+", 1),
             ("XRANGE", keys.stream, f"({read_id}", "+", "COUNT", 1 if unread_now else 0),
         ]
@@ -369,6 +372,7 @@ def _group_facts(
         claim_after,
         kept,
         types,
+        listed,
         oldest,
         next_unread,
     ) = there
@@ -378,6 +382,8 @@ def _group_facts(
     live = sum(_kind(beat, ATTENDED_MS) == "member" for beat in beats.values())
     next_due_ms = round(float(first_retry[1])) - now_ms if first_retry else None
     unread = _unread(row.get("lag"), facts, read_id, unread_now)
+    if listed:  # what is settled is deleted: all else in the stream is pending, or unread
+        unread = max(facts.entries - row["pending"], 0)
     first_unread = parse_entries(next_unread)
     behind_ms = max(now_ms - parse_entry_id(first_unread[0][0])[0], 0) if first_unread else 0
     running = row["pending"] + again_running
@@ -410,6 +416,7 @@ def _group_facts(
         paused_ms=pause.since_ms if pause else None,
         paused_by=pause.by if pause else "",
         paused_reason=pause.reason if pause else "",
+        of_list=text(listed or b""),
     )
 
 

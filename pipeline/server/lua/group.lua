@@ -24,7 +24,7 @@ end
 
 local function failed(reply) return type(reply) == 'table' and reply['err'] end
 
-local listed = redis.call('HGET', KEYS[2], ARGV[2] .. ':list')
+local listed = redis.call('HGET', KEYS[2], ':list') -- no group has an empty name
 if ARGV[6] == '' then
   if listed then return {'list', listed, 0} end
 else
@@ -38,7 +38,7 @@ else
   end
 end
 redis.call('DEL', KEYS[4])
-if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], ARGV[2] .. ':list', ARGV[6]) end
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], ':list', ARGV[6]) end
 local position = ARGV[3]
 local state = 'created'
 local last = '0-0'
