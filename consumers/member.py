@@ -17,6 +17,7 @@ from consumers.executors import Executor
 from consumers.heartbeat import Heartbeat
 from consumers.inbox import Inbox
 from consumers.janitor import Janitor
+from consumers.list_duties import ListDuties
 from consumers.list_watcher import ListWatcher
 from consumers.loop_executor import LoopExecutor
 from consumers.membership import Membership
@@ -122,6 +123,7 @@ class Member:
                 2 if any(isinstance(executor, ThreadExecutor) for _, executor in self._executors) else 1
             )
         ]
+        self._list_duties = ListDuties(self.state, first.list) if first.list else None
         self._watcher = ListWatcher(self.state, first.list, block_ms=block_ms) if first.list else None
         self._joining = threading.Lock()
         self._ended = threading.Event()
@@ -401,6 +403,8 @@ class Member:
                     self._promote(link)
                     if state.sweeping or state.splitting:
                         self._sweep(link)
+                if self._list_duties is not None and self._on_duty():
+                    self._list_duties.run_once(link)
                 if state.resting and state.reader_blocked and state.reader_client:
                     link.calls(
                         [("CLIENT", "UNBLOCK", state.reader_client)]
@@ -476,11 +480,14 @@ class Member:
         return self._membership.duty is not None and self._membership.duty.on_duty
 
     def _until_due_s(self) -> float:
-        """How long until a retry is due that this member should promote, in s."""
+        """How long until something is due that this member should promote, in s."""
+        longest_s = TICK_S
+        if self._list_duties is not None and self._on_duty():
+            longest_s = self._list_duties.wait_ms() / 1_000
         wait_ms = self._promoter.wait_ms() if self._on_duty() and self.state.pause is None else None
         if wait_ms is None:
-            return TICK_S
-        return max(wait_ms, self._promote_from_ms - now_ms(), 5) / 1_000
+            return longest_s
+        return min(max(wait_ms, self._promote_from_ms - now_ms(), 5) / 1_000, longest_s)
 
     def _give_back(self, link: Link, options: ListOptions, *, held: bool) -> None:
         """The last member gives what nobody began back to the list, for other workers. held: its name still stands."""

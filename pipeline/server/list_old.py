@@ -132,8 +132,11 @@ class OldTasks:
         self._cursor = 0
         self._naming: dict[str, set[str]] = {}
 
-    def run_once(self, link: Link) -> Recovered:
+    def run_once(self, link: Link, *, chunks: int = CHUNKS) -> Recovered:
         """One bounded step: some of the processing list, some of the keys.
+
+        Args:
+            chunks: of the processing list, at most CHUNK tasks each.
 
         Raises:
             UsageError: another list has declared this processing list as its own. WrongKeyTypeError: a key holds
@@ -146,7 +149,7 @@ class OldTasks:
         try:
             self._claim(link)
             self._scan(link, found)
-            self._walk(link, found)
+            self._walk(link, found, chunks)
         except MillstreamError:
             self._begin_anew()
             raise
@@ -155,13 +158,13 @@ class OldTasks:
             self._walked = self._scanned = False
         return found
 
-    def _walk(self, link: Link, found: Recovered) -> None:
+    def _walk(self, link: Link, found: Recovered, chunks: int) -> None:
         """Look at some of the processing list, from its tail, where the oldest are, towards its head."""
         if not self._walking and not self._enter(link):
             self._walked = True
             return
         self._walking = True
-        for _ in range(CHUNKS):
+        for _ in range(chunks):
             key, count = self._options.old_processing, min(self._chunk, DEPTH - self._offset)
             reply = link.calls([("LRANGE", key, -self._offset - count, -self._offset - 1), ("TIME",)])
             tasks, time = map(_checked, reply)
