@@ -67,7 +67,7 @@ def follow_list(
     source = producer.connector if url is None else Connector(url, name="millstream-bridge")
     try:
         course = Course(producer, name, queue, options or TaskOptions(), follow, rate, stop, fed, progress)
-        _until_done(course, _way(course, source, check_name("bridge", bridge or name)))
+        _until_done(course, source, check_name("bridge", bridge or name))
     finally:
         if url is not None:
             source.close()
@@ -112,15 +112,18 @@ def _way(course: Course, source: Connector, bridge: str) -> Way:
     return MovedList(course, source)
 
 
-def _until_done(course: Course, way: Way) -> None:
+def _until_done(course: Course, source: Connector, bridge: str) -> None:
+    way: Way | None = None
     tries, before = 0, 0
     try:
         while True:
             try:
+                way = way or _way(course, source, bridge)
                 way.run()
                 return
             except MillstreamError as error:
-                way.close()
+                if way is not None:
+                    way.close()
                 _raise_if_final(error, course)
                 tries = 1 if course.fed.confirmed > before else tries + 1
                 before = course.fed.confirmed
@@ -129,7 +132,8 @@ def _until_done(course: Course, way: Way) -> None:
                 if course.stop.wait(RECONNECT.wait_ms(tries) / 1_000):
                     return
     finally:
-        way.close()
+        if way is not None:
+            way.close()
         course.close()
 
 

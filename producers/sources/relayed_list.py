@@ -96,6 +96,16 @@ class RelayedList:
         """The key of a source's position, beside the stream."""
         return self._keys.source(source)
 
+    def touch(self, link: Link) -> None:
+        """Write something over this connection: what waits for a level waits for what it wrote itself."""
+        record = self._keys.producer(self._producer)
+        link.call("HSET", record, "touched", self._batches)
+        link.call("PEXPIRE", record, self._append.expiry_ms)
+
+
+class _CrossedError(NotConnectedError):
+    """Another bridge of this name is at work: what we know of both sides is not so any more, and is looked at anew."""
+
 
 class _Run:
     """From one connection to the next: what is known of both sides."""
@@ -108,32 +118,33 @@ class _Run:
         """What is held and not in the stream, the next one first."""
         self._life = ""
         """The name of the counter's life; another one if the list's server has lost it."""
-        self._removed = self._number = self._delivered = 0
-        """Numbers of the last task that was removed from what is held; in the stream; there as confirmed as asked."""
+        self._removed = self._delivered = self._number = self._taken = 0
+        """Numbers of the last task that is no longer held; in the stream as confirmed as asked; there; taken."""
         self._position = ""
 
     def to_the_end(self) -> None:
+        """See Way.run()."""
         course = self._course
         self._find_place()
         made = Made()
         while not course.stop.is_set():
-            if not made.tasks:
-                if made.stopped is None:
-                    made = course.next(self._pending)
-                if made.stopped is not None and not made.tasks:
-                    self._give_back()
-                    raise made.stopped
+            if not made.tasks and made.stopped is None:
+                made = course.next(self._pending)
             if made.tasks:
                 made = self._step(made)
+            elif made.stopped is not None:
+                self._give_back()
+                raise made.stopped
+            elif self._take() or not self._confirmed():
                 continue
-            self._drop()
-            if self._take() or not self._confirmed():
-                continue
-            if not course.follow:
+            elif not course.follow:
+                self._finish()
                 return
-            course.await_task(self._source)
-            if self._source.closed:
-                return  # stopped, and nothing is held
+            else:
+                self._finish()
+                course.await_task(self._source)
+                if self._source.closed:
+                    return  # stopped, and nothing is held
         self._give_back()
 
     def _step(self, made: Made) -> Made:
@@ -143,23 +154,54 @@ class _Run:
         after = _position(number, made.tasks[-1][0])
         commands = relay.append(made, self._id, self._position, after)
         self._target.send(*commands)
-        self._source.send(self._hold())
+        asked = self._ask()
         coming = course.next(self._pending) if made.stopped is None else Made(stopped=made.stopped)
         answers = [self._target.read_or_error() for _ in commands]
-        held = self._held(checked(self._source.read_or_error()))
+        self._pending += self._answer(asked)
         appended = parse_append(answers[0])
         if isinstance(appended, MillstreamError):
             raise appended
         if not isinstance(appended, Appended):
-            # Another bridge of this name is at work, or an append of ours whose answer was lost came late.
-            raise NotConnectedError(f"stream {course.stream!r}: the bridge's position was moved by another")
+            raise _CrossedError(
+                f"stream {course.stream!r}: another bridge has moved the position of this one"
+            )
         self._number, self._position = number, after
         if len(answers) == 1 or relay.level.reached(answers[1]):
             self._delivered = number  # WAIT covers all that was written before it
         course.moved(made, list(range(len(made.tasks))))
-        self._pending += held.payloads
-        self._drop()
+        if made.stopped is not None and not coming.tasks:
+            coming.stopped = made.stopped
         return coming
+
+    def _take(self) -> bool:
+        """Take more tasks; whether there were any."""
+        taken = self._answer(self._ask())
+        self._pending += taken
+        return bool(taken)
+
+    def _ask(self) -> bool:
+        """Send what removes tasks that are in the stream, if there are any, and takes more; whether there were."""
+        queue, name = self._course.queue, self._relay.name
+        hold = hold_command(queue, name, self._course.most, self._counter(self._removed))
+        count = self._delivered - self._removed
+        if not count:
+            self._source.send(hold)
+            return False
+        before, after = self._counter(self._removed), self._counter(self._delivered)
+        self._source.send(drop_command(queue, name, before, after, count), hold)
+        self._removed = self._delivered
+        return True
+
+    def _answer(self, removing: bool) -> list[bytes]:
+        """The tasks that were taken."""
+        dropped = self._source.read_or_error() if removing else None
+        held = parse_held(checked(self._source.read_or_error()))
+        if removing and checked(dropped)[0] != b"dropped":
+            raise self._crossed()
+        if held.counter != self._counter(self._removed) or held.before != self._taken - self._removed:
+            raise self._crossed()
+        self._taken += len(held.payloads)
+        return held.payloads
 
     def _confirmed(self) -> bool:
         """Whether all that is in the stream is there as confirmed as asked; waits for it once more."""
@@ -171,86 +213,82 @@ class _Run:
                 self._course.limited.warning("level", "tasks are in the stream, but not confirmed")
         return self._delivered == self._number
 
+    def _finish(self) -> None:
+        """Remove all that is in the stream."""
+        while self._delivered != self._removed:
+            self._pending += self._answer(self._ask())
+
     def _find_place(self) -> None:
         """Look what is held, and how much of it is in the stream."""
-        held = self._held(self._source.call(*self._hold(0)), first=True)
-        key = self._course.queue.keys.bridge(self._relay.name)
-        there = self._source.call("LRANGE", key, 0, held.before - 1) if held.before else []
+        queue, name = self._course.queue, self._relay.name
+        look = hold_command(queue, name, 0, f"{secrets.token_hex(8)}:0")
+        self._life = self._begun(parse_held(self._source.call(*look)))
         stored = self._target.call("GET", self._relay.position_key(self._id))
-        self._number = self._delivered = self._removed
-        self._position = "" if stored is None else text(stored)
-        if stored is None:
-            self._pending = there
-            return
-        number = int(self._position.partition(":")[0])
+        reply = self._source.calls([("MULTI",), look, ("LRANGE", queue.keys.bridge(name), 0, -1), ("EXEC",)])[
+            -1
+        ]
+        held, there = checked(reply)
+        same = self._begun(parse_held(held)) == self._life
+        if not same or stored != self._target.call("GET", self._relay.position_key(self._id)):
+            raise self._crossed()
+        self._position = text(stored or b"")
+        number = int(self._position.partition(":")[0]) if stored else self._removed
         ahead = number - self._removed
+        if ahead > len(there) or (ahead > 0 and _position(number, there[ahead - 1]) != self._position):
+            self._begin_anew()
+            return
         if ahead < 0:
             self._course.limited.warning(
                 "lost",
-                "the stream's server has lost what it had confirmed",
+                "the stream's server has lost tasks that it had confirmed",
                 tasks=-ahead,
                 stream=self._course.stream,
             )
-        elif ahead > len(there) or (ahead and _position(number, there[ahead - 1]) != self._position):
-            self._begin_anew()
-            self._find_place()
-            return
-        else:
-            self._number = self._delivered = number
-            self._drop()
-        self._pending = there[max(ahead, 0) :]
+        ahead = max(ahead, 0)
+        self._number = self._removed + ahead
+        self._taken = self._removed + len(there)
+        self._delivered = self._removed
+        self._pending = there[ahead:]
+        if ahead and self._relay.wait is not None:
+            self._relay.touch(self._target)
+        elif ahead:
+            self._delivered = self._number
+
+    def _begun(self, held: Held) -> str:
+        """The name of the counter's life; its number is noted."""
+        life, _, number = held.counter.rpartition(":")
+        self._removed = int(number)
+        return life
 
     def _begin_anew(self) -> None:
         """The list's server has lost its last writes: which task has which number is no longer known."""
+        queue = self._course.queue
         self._course.limited.warning(
             "anew", "the list's server has lost its last writes: tasks that it holds again are sent again",
-            list=self._course.queue.name,
+            list=queue.name,
         )  # fmt: skip
-        before = f"{self._life}:{self._removed}"
-        self._dropped(drop_command(self._course.queue, self._relay.name, before, f"{_new_life()}:0", 0))
-
-    def _take(self) -> bool:
-        """Take more tasks; whether there were any."""
-        held = self._held(self._source.call(*self._hold()))
-        self._pending += held.payloads
-        return bool(held.payloads)
-
-    def _hold(self, count: int | None = None) -> tuple[str | bytes | int | float, ...]:
-        count = self._course.most if count is None else count
-        return hold_command(self._course.queue, self._relay.name, count, f"{_new_life()}:0")
-
-    def _held(self, reply: list[object], *, first: bool = False) -> Held:
-        held = parse_held(reply)
-        life, _, number = held.counter.rpartition(":")
-        if first:
-            self._life, self._removed = life, int(number)
-        elif (life, int(number)) != (self._life, self._removed):
-            raise NotConnectedError(
-                f"list {self._course.queue.name!r}: another bridge of this name is at work"
-            )
-        return held
-
-    def _drop(self) -> None:
-        """Remove what is in the stream from what is held."""
-        count = self._delivered - self._removed
-        if count:
-            before, after = f"{self._life}:{self._removed}", f"{self._life}:{self._delivered}"
-            self._dropped(drop_command(self._course.queue, self._relay.name, before, after, count))
-            self._removed = self._delivered
-
-    def _dropped(self, command: tuple[str | bytes | int | float, ...]) -> None:
-        if self._source.call(*command)[0] != b"dropped":
-            raise NotConnectedError(
-                f"list {self._course.queue.name!r}: another bridge of this name is at work"
-            )
+        before, after = self._counter(self._removed), f"{secrets.token_hex(8)}:0"
+        if self._source.call(*drop_command(queue, self._relay.name, before, after, 0))[0] != b"dropped":
+            raise self._crossed()
+        self._find_place()
 
     def _give_back(self) -> None:
         """The bridge ends: what it holds and is not in the stream goes back to where it was taken from."""
-        self._drop()
-        counter = f"{self._life}:{self._removed}"
+        queue, name = self._course.queue, self._relay.name
+        self._finish()
         stay = self._number - self._removed
-        while self._source.call(*return_command(self._course.queue, self._relay.name, counter, stay))[1]:
-            pass
+        while True:
+            status, count = self._source.call(
+                *return_command(queue, name, self._counter(self._removed), stay)
+            )
+            if status != b"returned" or not count:
+                return
+
+    def _counter(self, number: int) -> str:
+        return f"{self._life}:{number}"
+
+    def _crossed(self) -> _CrossedError:
+        return _CrossedError(f"list {self._course.queue.name!r}: another bridge of this name is at work")
 
     @property
     def _id(self) -> str:
@@ -261,7 +299,3 @@ class _Run:
 def _position(number: int, payload: bytes) -> str:
     """The position behind a task, by its number; and what the task was, by its checksum."""
     return f"{number}:{zlib.crc32(payload):08x}"
-
-
-def _new_life() -> str:
-    return secrets.token_hex(8)

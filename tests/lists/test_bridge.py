@@ -2,44 +2,21 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from pipeline.errors import DecodeError, UsageError, WrongKeyTypeError
-from pipeline.event import Event
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
-from pipeline.wire import decode_entry
 from producers.producer import Producer
 from producers.sources.feed import Fed
 from producers.sources.lists import follow_list
 from producers.sources.tasks import TaskOptions
 from tests.conftest import OwnServer, Server
+from tests.lists.bridging import Running, bridges, events, numbers, push, task
 from tests.proxy import Proxy
 from tests.until import until
-
-
-def events(link: Link, stream: str) -> list[Event]:
-    """All events of a stream."""
-    entries = link.call("XRANGE", stream, "-", "+")
-    return [event for entry_id, fields in entries for event in decode_entry(entry_id, fields).events]
-
-
-def task(number: int) -> str:
-    """A payload as old producers push it."""
-    return json.dumps({"function": "send_email", "args": [number]})
-
-
-def push(link: Link, name: str, numbers: range) -> None:
-    """LPUSH, 500 at a time."""
-    for start in range(0, len(numbers), 500):
-        link.call("LPUSH", name, *map(task, numbers[start : start + 500]))
-
-
-def numbers(link: Link, stream: str) -> list[int]:
-    """The numbers of the tasks in a stream, in its order."""
-    return [event.data["args"][0] for event in events(link, stream)]
 
 
 @pytest.fixture
@@ -49,30 +26,11 @@ def producer(server: Server) -> Iterator[Producer]:
         yield producer
 
 
-Running = Callable[..., tuple[threading.Event, Fed]]
-
-
 @pytest.fixture
 def running(producer: Producer) -> Iterator[Running]:
-    """Starts a bridge that goes on, in a thread; it is stopped with the test."""
-    threads: list[tuple[threading.Event, threading.Thread]] = []
-
-    def start(stream: str, queue: ListOptions | str, **given: object) -> tuple[threading.Event, Fed]:
-        stop, fed = threading.Event(), Fed()
-        given = {"producer": producer} | given
-        thread = threading.Thread(
-            target=follow_list, kwargs={"stream": stream, "queue": queue, "stop": stop, "fed": fed} | given
-        )
-        threads.append((stop, thread))
-        thread.start()
-        return stop, fed
-
-    yield start
-    for stop, _ in threads:
-        stop.set()
-    for _, thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
+    """Starts a bridge that goes on; it is stopped with the test."""
+    with bridges(producer) as start:
+        yield start
 
 
 def test_tasks_come_as_events_in_the_order_workers_would_take_them(
