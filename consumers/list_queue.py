@@ -25,8 +25,9 @@ from pipeline.options import ConsumerOptions, consumer_options
 from pipeline.server.connect import Connector
 from pipeline.server.durability import Finding, findings
 from pipeline.server.list_due import promote_tasks
+from pipeline.server.list_old import Recovered, recover_old
 from pipeline.server.list_peek import ListTask, peek_tasks
-from pipeline.server.list_pop import KEPT_MS, GivenBack, return_tasks
+from pipeline.server.list_pop import KEPT_MS, GivenBack, put_back, return_tasks
 from pipeline.server.list_push import MAX_PAYLOADS, Pushed
 from pipeline.server.list_status import ListStatus, list_status
 from pipeline.server.lists import give_back
@@ -270,6 +271,15 @@ class ListQueue:
         side, payload = found
         return next(queue for queue in queues if queue._pop is side), payload
 
+    def put_back(self, payload: bytes) -> None:
+        """Put a task back that a pop returned, so that it is taken next; in a priority queue before all others.
+
+        Tried once: NotConnectedError means that it may be there or not.
+        """
+        self._calls.usable()
+        with self._calls.links.lent() as link:
+            put_back(link, self.options, payload)
+
     def decode(self, payload: bytes) -> Any:
         """The data of a payload.
 
@@ -363,6 +373,23 @@ class ListQueue:
             moved += done.moved
             if not done.moved:
                 return Promoted(moved, done.next_due_ms)
+
+    def recover_old(self) -> Recovered:
+        """Put back what dead old workers left in their processing list (`old_processing`), in one look at all of it.
+
+        A task whose record has timed out is put back, or its record removed if it was done. A copy without a record is
+        put back once it has stood for a full old timeout: it takes a second call, so much later. Any number may do so
+        at once.
+
+        Raises:
+            UsageError: the queue was not told of old workers.
+        """
+        if not self.options.old_processing:
+            raise UsageError(
+                f"list {self.name!r}: old_processing= says in which list old workers hold its tasks ('processing')"
+            )
+        cluster = self._connector.capabilities().cluster_nodes > 0
+        return self._calls.asked(partial(recover_old, options=self.options, cluster=cluster))
 
     def give_back(self, *, everything: bool = False) -> int:
         """Put back to the list what workers of ours took and never began, so that old workers get it; how many tasks.

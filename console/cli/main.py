@@ -29,7 +29,7 @@ VERBS = {
         "run": "Run the workers of an app.",
         "replay": "Hand history to one group again.",
         "sink": "Where consume can hand events: ls, show.",
-        "queue": "List queues: bridge to a stream.",
+        "queue": "List queues: status, peek, push, pop, bridge.",
         "postgres": "Inbox and outbox tables: ddl, create.",
     },
     "Look": {
