@@ -22,6 +22,7 @@ from tests.faults.campaign.network_rows import (
     READ,
     SETTLED,
     before_all,
+    before_producers,
     before_workers,
     cut_anywhere,
     swallow,
@@ -42,10 +43,11 @@ from tests.until import until
 
 LIST = "emails"
 WORKERS = "workers"
+PUSHED = re.compile(rb"\*2\r\n\$(2\r\nok|8\r\nrepeated)\r\n")
 FED = re.compile(rb"\*2\r\n:[1-9]\d*\r\n:\d+\r\n")
 HANDED = re.compile(rb"\$\d+\r\n\{\"name\"")
-FILLER = 2_000
-"""Keys that a server has to load, one each millisecond."""
+FILLER, FILLER_BYTES = 2_000, 4_000
+"""Keys that a server has to load, one each millisecond; every 2 MB it looks whether somebody asks something."""
 
 
 def crew(*kinds: str, ordered: bool = False, **options: object) -> tuple[Crew, ...]:
@@ -151,7 +153,7 @@ def load_slowly(field: Field, rng: random.Random) -> None:
     """kill -9 of the server, which then answers -LOADING for seconds."""
     field.until_confirmed(60)
     with field.server.link() as link:
-        link.calls([("SET", f"filler:{number}", "x" * 2_000) for number in range(FILLER)])
+        link.calls([("SET", f"filler:{number}", "x" * FILLER_BYTES) for number in range(FILLER)])
         link.call("BGREWRITEAOF")
         until(lambda: b"aof_rewrite_in_progress:0" in link.call("INFO", "persistence"), 30)
     loading = 0
@@ -163,6 +165,30 @@ def load_slowly(field: Field, rng: random.Random) -> None:
         )
         field.server.wait_until_up()
     field.until_all_told()
+
+
+def change_password(field: Field, rng: random.Random) -> None:
+    """The user's password is changed on the server, all connections are closed, and a while later the file says it."""
+    field.until_confirmed(60)
+    password = f"secret-{rng.randrange(1 << 30)}"
+    closed = 0
+    with field.fault("password changed", lambda: closed), field.server.link() as link:
+        link.call("ACL", "SETUSER", "app", "resetpass", f">{password}")
+        closed = link.call("CLIENT", "KILL", "USER", "app")
+        field.pause(rng.uniform(0, 1.5))
+        (field.folder / "password").write_text(password, encoding="utf-8")
+    field.until_all_told()
+
+
+@contextlib.contextmanager
+def with_password(field: Field) -> Iterator[None]:
+    """A user of its own for producers and workers, whose password stands in a file."""
+    file = field.folder / "password"
+    file.write_text("first", encoding="utf-8")
+    with field.server.link() as link:
+        link.call("ACL", "SETUSER", "app", "reset", "on", ">first", "+@all", "~*", "&*")
+    field.worker_url = field.producer_url = f"{field.server.url}?username=app&password_file={file}"
+    yield
 
 
 def deny_waiting(field: Field, rng: random.Random) -> None:
@@ -243,6 +269,14 @@ ROWS = (
         rounds=3,
     ),
     Row(
+        name="list-push-replies-swallowed",
+        says="list queue: replies to pushes disappear, and their connections with them",
+        storm=swallow(PUSHED),
+        around=before_producers,
+        load=replace(IN_ORDER, producers=("queue", "queue-many")),
+        demands=STRICT,
+    ),
+    Row(
         name="list-feed-replies-swallowed",
         says="list queue: replies to what moves tasks to the stream disappear, and their connections with them",
         storm=swallow(FED),
@@ -309,7 +343,7 @@ ROWS = (
         load=STEADY,
         server={
             "fsync": "always",
-            "options": {"key-load-delay": "1000", "loading-process-events-interval-bytes": "2048"},
+            "options": {"key-load-delay": "1000", "rdbcompression": "no"},
         },
         demands=QUIET,
         rounds=1,
@@ -356,6 +390,15 @@ ROWS = (
         load=STEADY,
         demands=QUIET,
         rounds=5,
+    ),
+    Row(
+        name="list-password-changed",
+        says="list queue: the password of workers and producers is changed while they run",
+        storm=change_password,
+        around=with_password,
+        load=replace(STEADY, producers=("queue", "queue-many")),
+        demands=QUIET,
+        most_rounds=8,
     ),
     Row(
         name="list-waiting-denied",

@@ -1,16 +1,20 @@
-"""Pushing: the producers of a list queue, with the plain client.
+"""Pushing: the producers of a list queue: old ones with the plain client, and ours.
 
-It does not know what became of a push whose answer was lost, and leaves it at that; what was refused it pushes again.
+The plain client does not know what became of a push whose answer was lost, and leaves it at that; what was refused it
+pushes again. Ours numbers its pushes, and tries until it knows.
 """
 
 import json
 import time
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.faults.campaign.history import CONFIRMED, UNKNOWN
+from consumers.list_queue import ListQueue
+from pipeline.errors import MillstreamError, NotConnectedError
+from tests.faults.campaign.history import CONFIRMED, FAILED, UNKNOWN
 from tests.faults.campaign.sending import TICK_S, Sending
 
 REFUSED_S = 0.02
@@ -27,6 +31,27 @@ def push_plainly(url: str, name: str, sending: Sending, rate: float) -> None:
             if fate == UNKNOWN:
                 _until_there(client)
         time.sleep(TICK_S)
+
+
+def push_ours(url: str, name: str, sending: Sending, rate: float) -> None:
+    """push(), one task at a time."""
+    with ListQueue(name, url) as queue:
+        for count in sending.chunks(rate):
+            for event in sending.events(count) if count else ():
+                sending.tell([event], _fate(lambda event=event: queue.push(event)))  # type: ignore[misc]
+            time.sleep(TICK_S)
+
+
+def push_ours_many(url: str, name: str, sending: Sending, rate: float) -> None:
+    """push_many(), some 20 at a time."""
+    with ListQueue(name, url) as queue:
+        waiting = 0
+        for count in sending.chunks(rate):
+            waiting += count
+            if waiting >= 20:
+                events, waiting = sending.events(waiting), 0
+                sending.tell(events, _fate(lambda events=events: queue.push_many(events)))  # type: ignore[misc]
+            time.sleep(TICK_S)
 
 
 def _pushed(client: "redis.Redis", name: str, payload: str) -> str:
@@ -50,3 +75,13 @@ def _until_there(client: "redis.Redis") -> None:
             time.sleep(REFUSED_S)
         else:
             return
+
+
+def _fate(push: Any) -> str:
+    try:
+        push()
+    except NotConnectedError:
+        return UNKNOWN
+    except MillstreamError:
+        return FAILED
+    return CONFIRMED

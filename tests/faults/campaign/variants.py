@@ -64,6 +64,15 @@ _ONE_AND_CONFIRMED = (
 """
 )
 
+_HANDED = "        return self._moved(link, fed, hand_only=True)\n"
+_HANDED_AND_ADDED = """\
+        if handed is not None:
+            from pipeline.server.lists import task_header
+
+            link.call("XADD", self._options.keys.stream, "*", "h", task_header(self._options), "b", handed[1])
+        return self._moved(link, fed, hand_only=True)
+"""
+
 _ALL = (
     Variant(
         "acknowledged-before-handled",
@@ -335,6 +344,75 @@ _ALL = (
         "read-replies-swallowed",
         ("miscounted",),
         [(f"{LUA}fetch.lua", "math.max(held[1][4], 1)", "math.max(held[1][4], 1) + 1")],
+    ),
+    Variant(
+        "list-popped-and-then-added",
+        "G3",
+        "list-handed-replies-swallowed",
+        ("lost",),
+        [
+            (
+                "pipeline/server/lists.py",
+                '("BLMOVE", keys.list, keys.hand, options.take.upper(), "RIGHT", block_ms / 1_000)',
+                '("BRPOP", keys.list, block_ms / 1_000)',
+            ),
+            ("consumers/list_watcher.py", _HANDED, _HANDED_AND_ADDED),
+        ],
+        quick=True,
+    ),
+    Variant(
+        "list-push-not-numbered",
+        "G2",
+        "list-push-replies-swallowed",
+        ("twice", "unexplained"),
+        [(f"{LUA}list_push.lua", "if n == last then\n", "if false then\n")],
+        quick=True,
+    ),
+    Variant(
+        "list-hand-left-to-its-taker",
+        "G3",
+        "list-handed-replies-swallowed",
+        ("stuck", "reordered"),
+        [
+            (
+                f"{LUA}list_feed.lua",
+                "local problem = drain(KEYS[2], 'left')\n",
+                "local problem = nil\nif ARGV[3] == '' then problem = drain(KEYS[2], 'left') end\n",
+            ),
+            (
+                "consumers/member.py",
+                "            drain_hand(link, self.state.list_options, self.state.group)\n",
+                "            pass\n",
+            ),
+        ],
+    ),
+    Variant(
+        "list-tasks-kept-when-settled",
+        "G3",
+        "list-scripts-forgotten",
+        ("stuck",),
+        [("pipeline/keys.py", "        return self.again or self.private\n", "        return self.again\n")],
+        quick=True,
+    ),
+    Variant(
+        "list-given-back-at-the-other-end",
+        "G9",
+        "list-worker-restarted",
+        ("reordered",),
+        [
+            (
+                f"{LUA}list_give_back.lua",
+                "redis.pcall(ARGV[2] == 'left' and 'LPUSH' or 'RPUSH', KEYS[1], body)",
+                "redis.pcall(ARGV[2] == 'left' and 'RPUSH' or 'LPUSH', KEYS[1], body)",
+            )
+        ],
+    ),
+    Variant(
+        "list-group-recreated-where-it-was",
+        "G10",
+        "list-group-destroyed",
+        ("lost", "stuck"),
+        [(f"{LUA}group.lua", "if ARGV[6] ~= '' or later(position, last)", "if later(position, last)")],
     ),
 )
 
