@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from consumers.list_queue import ListQueue
-from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.errors import MillstreamError, SendUnknownError
 from tests.faults.campaign.history import CONFIRMED, FAILED, UNKNOWN
 from tests.faults.campaign.sending import TICK_S, Sending
 
@@ -38,7 +38,7 @@ def push_ours(url: str, name: str, sending: Sending, rate: float) -> None:
     with ListQueue(name, url) as queue:
         for count in sending.chunks(rate):
             for event in sending.events(count) if count else ():
-                sending.tell([event], _fate(lambda event=event: queue.push(event)))  # type: ignore[misc]
+                sending.tell([event], _fate(lambda event=event: queue.push(event)))
             time.sleep(TICK_S)
 
 
@@ -50,7 +50,7 @@ def push_ours_many(url: str, name: str, sending: Sending, rate: float) -> None:
             waiting += count
             if waiting >= 20:
                 events, waiting = sending.events(waiting), 0
-                sending.tell(events, _fate(lambda events=events: queue.push_many(events)))  # type: ignore[misc]
+                sending.tell(events, _fate(lambda events=events: queue.push_many(events)))
             time.sleep(TICK_S)
 
 
@@ -80,7 +80,7 @@ def _until_there(client: "redis.Redis") -> None:
 def _fate(push: Any) -> str:
     try:
         push()
-    except NotConnectedError:
+    except SendUnknownError:
         return UNKNOWN
     except MillstreamError:
         return FAILED
