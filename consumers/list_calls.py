@@ -74,10 +74,15 @@ class ListCalls:
                     self.tell()
                     return ask(link)
             except MillstreamError as error:
-                if row_of(error).producer not in PASSING or time.monotonic() > until_s or self.closed:
+                if not self.passes(error) or time.monotonic() > until_s or self.closed:
                     raise
             tries += 1
             time.sleep(AGAIN.wait_ms(tries) / 1_000)
+
+    def passes(self, error: MillstreamError) -> bool:
+        """Whether it may pass: the server is away, or refuses just now, or a password in a file is being changed."""
+        reaction = row_of(error).producer
+        return reaction in PASSING or (reaction is Reaction.LOG_IN and self.connector.may_log_in_anew)
 
     def close(self) -> None:
         """Nothing more is asked; who waits ends."""

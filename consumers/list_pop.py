@@ -207,7 +207,9 @@ class Waiting:
                 link.close()
                 self._handed.add(queue)
                 raise
-        except NotConnectedError:
+        except MillstreamError as error:
+            if not queue.calls.passes(error):
+                raise
             _sleep(min(wait_ms, AGAIN.longest_ms), [queue.calls.wake])  # the next look says what is wrong
             return
         waits.append((queue, link, client if isinstance(client, int) else None))

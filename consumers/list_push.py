@@ -11,10 +11,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.list_calls import AGAIN, PASSING, ListCalls
+from consumers.list_calls import AGAIN, ListCalls
 from pipeline.due import Due
 from pipeline.errors import MillstreamError, NotConnectedError, SendError, SendUnknownError, WrongKeyTypeError
-from pipeline.server.error_map import row_of
 from pipeline.server.list_pop import of_list
 from pipeline.server.list_push import Pushed, push
 
@@ -75,7 +74,7 @@ class ListPush:
                     except WrongKeyTypeError as error:
                         raise of_list(error, options, link) from None
             except MillstreamError as error:
-                passing = row_of(error).producer in PASSING
+                passing = calls.passes(error)
                 if passing and time.monotonic() < until_s and not calls.closed:
                     pass
                 elif doubtful:

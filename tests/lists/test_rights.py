@@ -1,9 +1,12 @@
 """Workers of a list whose user may not do everything: what they can do without, and what ends them."""
 
 import logging
+import threading
+from pathlib import Path
 
 import pytest
 
+from consumers.list_queue import ListQueue
 from pipeline.errors import AccessDeniedError
 from pipeline.event import Event
 from tests.lists.conftest import Listing
@@ -61,3 +64,35 @@ def test_who_may_not_take_tasks_ends_and_leaves_them_where_they_are(
     with listing.running():
         listing.until_gone()
     assert seen == ["task"]
+
+
+def test_a_queue_reads_a_password_anew_that_stands_in_a_file(
+    listing: Listing, stream: str, tmp_path: Path
+) -> None:
+    """The server's is changed first, the file a while later: who pushes, and who waits for a task, waits for that."""
+    as_user(listing, stream, "+@all", "~*")
+    file = tmp_path / "password"
+    file.write_text("secret\n", encoding="utf-8")
+    popped: list[object] = []
+    with ListQueue(listing.list, f"{listing.url}?username={stream}&password_file={file}") as queue:
+        queue.push("one")
+        assert queue.pop(0) == "one"
+        waiting = threading.Thread(target=lambda: popped.append(queue.pop("20s")))
+        waiting.start()
+        until(lambda: b"cmd=blmove" in listing.link.call("CLIENT", "LIST"), what="it waits")
+        listing.link.call("ACL", "SETUSER", stream, "resetpass", ">another")
+        closed = listing.link.call("CLIENT", "KILL", "USER", stream)
+        assert closed
+        pushing = threading.Thread(target=lambda: queue.push("two"))
+        pushing.start()
+        until(lambda: refused(listing, stream), what="it is refused")
+        file.write_text("another\n", encoding="utf-8")
+        pushing.join(20)
+        waiting.join(20)
+    assert popped == ["two"]
+
+
+def refused(listing: Listing, user: str) -> bool:
+    """Whether the server has refused a password of this user."""
+    rows = [dict(zip(row[::2], row[1::2], strict=True)) for row in listing.link.call("ACL", "LOG")]
+    return any(row[b"reason"] == b"auth" and row[b"username"] == user.encode() for row in rows)
