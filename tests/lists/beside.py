@@ -23,3 +23,9 @@ def keeping(ran: list[Any]) -> Callable[[Event], None]:
         ran.append(event.data)
 
     return run
+
+
+def calls(client: Any) -> dict[str, int]:
+    """How often each command was carried out."""
+    stats = client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): facts["calls"] for name, facts in stats.items()}

@@ -33,17 +33,16 @@ class Written:
 
 
 def read_log(units: Iterable[Unit], name: str) -> Written:
-    """Sort the writes by who must have made them: a unit of ours names a key of ours."""
+    """Sort the writes by who must have made them: old code has no scripts, and names no key of ours."""
     written, key, processing = Written(), name.encode(), PROCESSING.encode()
     ours, hand = f"{{{name}}}:tasks", f"{{{name}}}:tasks:list:hand".encode()
     entries: dict[bytes, bytes] = {}
     for unit in units:
-        mine = unit.touches(ours)
-        removed = Counter(
-            command[3]
-            for command, answer in unit.writes
-            if command[0].upper() == b"LREM" and command[1] == processing and answer
-        )
+        mine = len(unit.writes) > 1 or unit.touches(ours)
+        removed: Tasks = Counter()
+        for command, answer in unit.writes:
+            if command[0].upper() == b"LREM" and command[1] == processing:
+                removed[command[3]] += answer
         returned: Tasks = Counter()
         for command, answer in unit.writes:
             verb = command[0].upper()
@@ -154,6 +153,8 @@ def judge(
         dead += book.held_last if book.pid in gone else Counter()
         dead += Counter(task for task, took_s in book.runs if took_s > timeout_s)
     pushed_again = written.pushed - produced
+    if strange := pushed_again.keys() - written.moved.keys():
+        verdict.wrong.append(f"an old recoverer pushed what no old worker had moved: {strange}")
     if written.recovered - dead:
         verdict.wrong.append(f"our recoverer pushed what no dead worker held: {written.recovered - dead}")
     verdict.pushed_twice = pushed_again + written.recovered - dead

@@ -18,6 +18,7 @@ from tests.conftest import Server
 from tests.lists import classic
 from tests.lists.classic import lines_of
 from tests.lists.judge import Line, Tasks
+from tests.until import until
 
 ROOT = Path(__file__).parents[2]
 OLD, OURS = ("brpop", "lmove", "recover"), ("consumer", "take")
@@ -63,7 +64,9 @@ class MixedCrew:
         """Start so many of a kind."""
         old = kind in OLD
         program = classic.__file__ if old else Path(__file__).with_name("worker.py")
-        arguments = [kind, self._url, self._keys.list, self.account(kind), self._timeout_s, self._work_ms]
+        # A consumer reads ahead what it does in a second: quick ones would leave the others little to be killed with.
+        work_ms = self._work_ms * (10 if kind == "consumer" else 1)
+        arguments = [kind, self._url, self._keys.list, self.account(kind), self._timeout_s, work_ms]
         arguments += [0.05] if old else []
         for _ in range(count):
             with (self._folder / f"log-{kind}").open("ab") as log:
@@ -79,6 +82,12 @@ class MixedCrew:
                     )
                 )
 
+    def until_started(self) -> None:
+        """Wait until each has begun to work."""
+        until(
+            lambda: len({line[1] for line in self.lines((*OLD, *OURS))}) >= len(self.jobs), 20, what=self.said
+        )
+
     def account(self, kind: str) -> Path:
         """Where workers of a kind write what they do."""
         return self._folder / f"account-{kind}"
@@ -89,9 +98,9 @@ class MixedCrew:
             line for kind in kinds if self.account(kind).exists() for line in lines_of(self.account(kind))
         ]
 
-    def kill(self, rng: random.Random, kinds: tuple[str, ...] = ("brpop", "lmove", *OURS)) -> Job:
-        """kill -9 one of these kinds, as it is, and start another in its place."""
-        job = rng.choice([job for job in self.jobs if job.kind in kinds])
+    def kill(self, rng: random.Random, kind: str) -> Job:
+        """kill -9 one of a kind, as it is, and start another in its place."""
+        job = rng.choice([job for job in self.jobs if job.kind == kind])
         self.end(job)
         self.start(job.kind)
         return job

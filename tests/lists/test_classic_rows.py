@@ -20,12 +20,15 @@ from consumers.app import Pipeline
 from consumers.consumer import Consumer
 from consumers.delivery import Delivery
 from consumers.list_queue import ListQueue
+from pipeline.errors import UsageError
 from pipeline.event import Event
-from pipeline.list_options import WORKERS
+from pipeline.list_options import WORKERS, ListOptions
 from pipeline.options import Retry
+from pipeline.server.connect import Link
+from pipeline.server.list_old import recover_old
 from tests.conftest import Server
 from tests.lists import classic
-from tests.lists.beside import NAME, TASK, TASK_DATA, keeping, tasks
+from tests.lists.beside import NAME, TASK, TASK_DATA, calls, keeping, tasks
 from tests.lists.classic import ClassicQueue, finish, record_key, stop_after
 from tests.lists.conftest import Listing, worker_of
 from tests.lists.mixed_crew import MixedCrew
@@ -43,12 +46,6 @@ def expire(client: Any, task: bytes) -> None:
 def microseconds(client: Any, command: str) -> float:
     """What a call of a command has taken on average, in us, as the server measured it."""
     return float(client.info("commandstats")[f"cmdstat_{command}"]["usec_per_call"])
-
-
-def calls(client: Any) -> dict[str, int]:
-    """How often each command was carried out."""
-    stats = client.info("commandstats")
-    return {name.removeprefix("cmdstat_"): facts["calls"] for name, facts in stats.items()}
 
 
 # Push.
@@ -350,6 +347,122 @@ def test_classic_recovery_blocks_the_server(client: Any, old: ClassicQueue) -> N
     client.config_resetstat()
     finish(old.recover())
     assert microseconds(client, "keys") > 1_000
+
+
+RECOVERING = ListOptions(name=NAME, old_processing=classic.PROCESSING)
+
+
+def later(client: Any) -> None:
+    """The old timeout passes, in which somebody of ours looked now and then: by our own words, no sleeping."""
+    observed, at_ms = client.hget(RECOVERING.keys.seen, "@").split()
+    client.hset(RECOVERING.keys.seen, "@", b"%d %b" % (int(observed) + RECOVERING.old_timeout_ms, at_ms))
+
+
+def test_ours_recovers_a_task_without_record(ours: Listing, client: Any, old: ClassicQueue) -> None:
+    """An old worker was killed between LMOVE and HSET: the task is back once it stood alone for an old timeout."""
+    old.push(TASK)
+    stop_after(old.dequeue(), "moved")
+    assert recover_old(ours.link, RECOVERING).bare == 0
+    later(client)
+    assert recover_old(ours.link, RECOVERING).bare == 1
+    assert tasks(client) == [TASK]
+    assert tasks(client, classic.PROCESSING) == []
+
+
+def test_ours_recovers_both_of_equal_tasks(ours: Listing, client: Any, old: ClassicQueue) -> None:
+    """Two old workers died over equal tasks, which have one record: one comes back by it, the other for want of one."""
+    old.push(TASK)
+    old.push(TASK)
+    finish(old.dequeue())
+    finish(old.dequeue())
+    recover_old(ours.link, RECOVERING)
+    later(client)
+    expire(client, TASK)
+    found = recover_old(ours.link, RECOVERING)
+    found.add(recover_old(ours.link, RECOVERING))
+    assert found.tasks + found.bare == 2
+    assert tasks(client) == [TASK, TASK]
+    assert not client.exists(classic.PROCESSING, record_key(TASK))
+
+
+def test_ours_recovers_the_twin_whose_record_was_taken(ours: Listing, client: Any, old: ClassicQueue) -> None:
+    """One old worker acknowledged and took the record of the other, which died: its task is back."""
+    old.push(TASK)
+    old.push(TASK)
+    finish(old.dequeue())
+    finish(old.acknowledge(finish(old.dequeue()) or b""))
+    recover_old(ours.link, RECOVERING)
+    later(client)
+    assert recover_old(ours.link, RECOVERING).bare == 1
+    assert tasks(client) == [TASK]
+
+
+def test_ours_recovers_each_task_once(old_server: Server, client: Any, old: ClassicQueue) -> None:
+    """Four recoverers at once: what timed out is put back in one step, by whichever comes to it."""
+    every = [b"task %d" % number for number in range(300)]
+    for task in every:
+        old.push(task)
+        finish(old.dequeue())
+        expire(client, task)
+
+    def recover(link: Link) -> int:
+        return recover_old(link, RECOVERING).tasks
+
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as threads:
+        connector = stack.enter_context(contextlib.closing(old_server.connector()))
+        links = [stack.enter_context(contextlib.closing(connector.link("test"))) for _ in range(4)]
+        assert sum(threads.map(recover, links)) == len(every)
+    assert sorted(tasks(client)) == sorted(every)
+    assert not client.keys("processing*")
+
+
+def test_ours_does_not_overrun_an_acknowledgement(ours: Listing, client: Any, old: ClassicQueue) -> None:
+    """What was acknowledged meanwhile is not run again, also if its worker was killed before it deleted the record."""
+    old.push(TASK)
+    task = finish(old.dequeue())
+    assert task is not None
+    expire(client, task)
+    stop_after(old.acknowledge(task), "removed")
+    found = recover_old(ours.link, RECOVERING)
+    assert (found.tasks, found.forgotten) == (0, 1)
+    assert not client.exists(NAME, record_key(TASK))
+
+
+def test_ours_mixes_no_queues(ours: Listing, client: Any) -> None:
+    """A processing list is looked after only where it is named, and by one queue only."""
+    payments = ClassicQueue(client, "payments")
+    payments.push("a payment")
+    finish(payments.dequeue())
+    expire(client, b"a payment")
+    assert recover_old(ours.link, ListOptions(name=NAME)).tasks == 0
+    assert recover_old(ours.link, ListOptions(name="payments", old_processing=classic.PROCESSING)).tasks == 1
+    with pytest.raises(UsageError, match="payments"):
+        recover_old(ours.link, RECOVERING)
+    assert tasks(client) == []
+    assert tasks(client, "payments") == [b"a payment"]
+
+
+def test_ours_recovers_beside_keys_of_other_types(ours: Listing, client: Any, old: ClassicQueue) -> None:
+    """A key named processing:… that is no record is left alone, and the others are recovered."""
+    client.rpush("processing:emails", "something else")
+    old.push(TASK)
+    finish(old.dequeue())
+    expire(client, TASK)
+    assert recover_old(ours.link, RECOVERING).tasks == 1
+    assert tasks(client, "processing:emails") == [b"something else"]
+
+
+def test_ours_recovers_in_small_steps(ours: Listing, client: Any, old: ClassicQueue) -> None:
+    """No KEYS: the keys of a large database are looked through some at a time."""
+    client.eval("for i = 1, tonumber(ARGV[1]) do redis.call('SET', 'page:' .. i, '') end", 0, 100_000)
+    old.push(TASK)
+    finish(old.dequeue())
+    expire(client, TASK)
+    client.config_resetstat()
+    assert recover_old(ours.link, RECOVERING).tasks == 1
+    assert "keys" not in calls(client)
+    assert calls(client)["scan"] >= 100
+    assert microseconds(client, "scan") < 1_000
 
 
 # The worker loop.

@@ -131,9 +131,8 @@ def test_the_write_log_tells_who_took_what(own_server: OwnServer) -> None:
         ):
             client.eval(script, 2, "emails", keys.stream, back, "back")
         client.eval(
-            "redis.call('HSET', KEYS[3], 'x', 1); redis.call('LREM', KEYS[2], 1, 'dead')"
-            "return redis.call('LPUSH', KEYS[1], 'dead')",
-            3, "emails", PROCESSING, keys.seen,
+            "redis.call('LPUSH', KEYS[1], 'dead'); return redis.call('LREM', KEYS[2], -1, 'dead')",
+            2, "emails", PROCESSING,
         )  # fmt: skip
     written = read_log(units_of(server, own_server()), "emails")
     assert written == Written(
