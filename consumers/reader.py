@@ -16,7 +16,7 @@ from consumers.dispatch import Dispatch
 from consumers.settler import Settlement, Settler
 from consumers.state import MemberState, now_ms
 from consumers.turns import Turns
-from consumers.window import Held
+from consumers.window import Held, HeldTask
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.ladder import company
 from pipeline.server.connect import Link
@@ -37,6 +37,8 @@ ROUNDS = 2
 READ_BYTES = 49_152
 """About so many bytes are asked for in a read. What is more the server writes in parts, each behind the next request it
 finds (NET_MAX_WRITES_PER_EVENT in its server.h): the answer to one round would wait until the next is carried out."""
+FRAMING = 64
+"""Of those, what an answer has around each entry. Tasks of a list are often no larger than that themselves."""
 FEW = 8
 """While a blocking read brings no more entries than this, the next one blocks again."""
 SPLIT_FROM = 50
@@ -83,6 +85,9 @@ class Reader:
         self._settler = settler
         self._block_ms = block_ms
         self._refs = {ref.key.encode(): ref for ref in state.refs}
+        self._framing = 0 if state.list_options is None else FRAMING
+        self._kind: type[Held] = Held if state.list_options is None else HeldTask
+        """What an entry is held as; those of the group's own stream have to be looked at more closely either way."""
         self._turns = turns
         self._mine = True
         """It is still this reader's turn."""
@@ -270,7 +275,7 @@ class Reader:
             if not coming and room > SPLIT_FROM:
                 room //= 2  # the other half is for the next read, that goes while the entries of this one are handled
             if room:
-                room = max(min(room, int(READ_BYTES / state.window.entry_bytes)), 1)
+                room = max(min(room, int(READ_BYTES / (state.window.entry_bytes + self._framing))), 1)
             if state.sweeping:
                 room //= 2  # what a dead worker left is older than what is new: it gets its share of the room
             if limit is None and (state.again_suspects or state.splitting):
@@ -291,7 +296,7 @@ class Reader:
         if reply and len(reply) == len(reply[0][1]) == 1 and reply[0][1][0] and not state.again_suspects:
             # Nothing is under way beside it: whoever sent it waits for nothing but this.
             ref = self._refs[reply[0][0]]
-            (held,) = Held.read(ref, reply[0][1], token, now_ms())
+            (held,) = self._kind.read(ref, reply[0][1], token, now_ms())
             with state.lock:
                 if state.window.add_one(held):
                     self._fresh.append(held)
@@ -304,7 +309,7 @@ class Reader:
             if not rows:
                 state.again_suspects = state.again_suspects and not ref.again  # all read
                 continue
-            read = Held.read(ref, rows, token, now)
+            read = self._kind.read(ref, rows, token, now)
             count += len(read)
             with state.lock:
                 if state.window.holds_any(ref, [held.entry_id for held in read]):

@@ -3,9 +3,10 @@
 Not locked: its owner (Member) calls it under the member's lock.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import ClassVar
 
-from pipeline.arrival import LARGEST, SINGLES, Arrival
+from pipeline.arrival import LARGEST, SINGLES, TASKS, Arrival, TaskArrival
 from pipeline.envelope import Again
 from pipeline.keys import GroupRef
 from pipeline.outcome import Outcome
@@ -65,15 +66,18 @@ class Held(Arrival):
         """Some of its events are handed back: the whole entry is given up once the others have an outcome."""
         self.taken_over = False
 
+    alone: ClassVar[Container[bytes]] = SINGLES
+    """The first bytes of headers of entries that hold one event, and need not be decoded to know."""
+
     @classmethod
     def read(cls, ref: GroupRef, rows: Iterable[RawEntry], token: str, now_ms: int) -> "list[Held]":
         """The entries of one read. What __init__ does, in one place: there may be 300,000 a second."""
-        new, read = cls.__new__, []
+        new, read, singles = cls.__new__, list["Held"](), cls.alone
         for entry_id, fields in rows:
             if (
                 fields is None
                 or len(fields) != 4
-                or fields[1][:7] not in SINGLES
+                or fields[1][:7] not in singles
                 or fields[0] != b"h"
                 or fields[2] != b"b"
                 or len(fields[3]) > LARGEST
@@ -110,6 +114,13 @@ class Held(Arrival):
     def attempt(self) -> int:
         """The number of this run, 1 for the first."""
         return (self.again.runs if self.again else 0) + self.deliveries
+
+
+class HeldTask(TaskArrival, Held):
+    """One task of a list that is pending with us."""
+
+    __slots__ = ()
+    alone = TASKS
 
 
 class Window:

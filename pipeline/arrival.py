@@ -5,6 +5,7 @@ version can read them. What is wrong further on is found when it is looked at, a
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pipeline.codec import Codec, decode_items, decode_msgpack
@@ -14,11 +15,17 @@ from pipeline.event import UNREAD, Event
 from pipeline.header import MAGIC, PACK, RECORDS, SINGLE, UNCOMPRESSED, VERSION, ZSTD, Header, read_header
 from pipeline.limits import DEFAULT_LIMITS
 from pipeline.origin import apply_record
+from pipeline.task import decode_task, function_of
 from pipeline.wire import Entry, decode_entry, encode_again
 
 _ARRAYS = range(0x97, 0x9D)  # arrays of 7 to 12 elements
 SINGLES = frozenset(
     MAGIC + bytes((array, VERSION, SINGLE, Codec.MSGPACK, UNCOMPRESSED, 1)) for array in _ARRAYS
+)
+TASKS = frozenset(
+    MAGIC + bytes((array, VERSION, SINGLE, codec, UNCOMPRESSED, 1))
+    for array in _ARRAYS
+    for codec in (Codec.TASK, Codec.TASK_TEXT, Codec.TASK_JSON, Codec.TASK_MSGPACK)
 )
 _PACKS = frozenset(
     MAGIC + bytes((array, VERSION, kind, Codec.MSGPACK, compression))
@@ -176,6 +183,36 @@ class Arrival:
         if self._entry is None:
             self._entry = decode_entry(self.entry_id, list(self.fields), origin=self.first_id)
         return self._entry
+
+
+class TaskArrival(Arrival):
+    """A task of a list: its header is that of all others, and its type stands in its data."""
+
+    __slots__ = ()
+
+    def load(self, event: Event) -> None:
+        """See Origin."""
+        super().load(event)
+        if self.count:
+            try:
+                event.type = function_of(event.data)
+            except DecodeError:
+                event.type = ""  # whoever looks at the data gets it
+
+    def data(self, index: int) -> Any:
+        """See Origin."""
+        return decode_task(self.body, Codec(self.head[4])) if self.count else super().data(index)
+
+    def _read_header(self) -> Header:
+        if self._header is None:
+            self._header = _task_header(self.head)
+        return self._header
+
+
+@lru_cache(maxsize=256)
+def _task_header(head: bytes) -> Header:
+    """The header of a list's tasks; of a priority queue there is one for each priority."""
+    return read_header(head, DEFAULT_LIMITS)
 
 
 def glance(head: bytes) -> int:

@@ -1,7 +1,7 @@
 """TaskFunction: a plain function as a handler of tasks that ask for it: `{"function": "send", "args": […]}`.
 
-It is called with the task's arguments, and not with the event. What does not fit its parameters is found out before the
-call, so that a TypeError of the function's own is told from a task that can never run.
+It is called with the task's arguments, and not with the event. That these do not fit is told from a TypeError of the
+function's own: such a task can never run.
 """
 
 import inspect
@@ -53,21 +53,30 @@ class TaskFunction:
 
     def __call__(self, event: Event) -> Any:
         """The function's result."""
-        args, words = self.fitting(event)
-        return self.function(*args, **words)
-
-    def fitting(self, event: Event) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments, if the function takes them. Raises: ArgumentsError."""
         args, words = arguments(event.data)
-        if self._signature is not None:
-            try:
-                self._signature.bind(*args, **words)
-            except TypeError as error:
-                given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in words.items())])
-                raise ArgumentsError(
-                    f"{self.name}{self._signature} does not take ({_cut(given)}): {error}"
-                ) from None
-        return args, words
+        try:
+            return self.function(*args, **words)
+        except TypeError as error:
+            misfit = self._misfit(error, args, words)
+            if misfit is not None:
+                raise misfit from None
+            raise
+
+    def _misfit(self, error: TypeError, args: list[Any], words: dict[str, Any]) -> ArgumentsError | None:
+        """What is wrong with the arguments, if that is why the call was refused.
+
+        No frame of the function's in the traceback: it did not begin, or is not written in Python. The signature alone
+        would not tell: a decorator may add arguments that it does not name.
+        """
+        began = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+        if began or self._signature is None:
+            return None
+        try:
+            self._signature.bind(*args, **words)
+        except TypeError as problem:
+            given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in words.items())])
+            return ArgumentsError(f"{self.name}{self._signature} does not take ({_cut(given)}): {problem}")
+        return None
 
 
 class AsyncTaskFunction(TaskFunction):
@@ -75,8 +84,15 @@ class AsyncTaskFunction(TaskFunction):
 
     async def __call__(self, event: Event) -> Any:
         """The function's result."""
-        args, words = self.fitting(event)
-        return await self.function(*args, **words)
+        args, words = arguments(event.data)
+        try:
+            running = self.function(*args, **words)
+        except TypeError as error:
+            misfit = self._misfit(error, args, words)
+            if misfit is not None:
+                raise misfit from None
+            raise
+        return await running
 
 
 def task_function(function: Callable[..., Any], name: str | bool) -> TaskFunction:

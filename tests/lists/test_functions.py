@@ -1,7 +1,9 @@
 """Function handlers: tasks that ask for a function run it with their arguments; what cannot run says why."""
 
+import functools
 import json
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -181,3 +183,25 @@ def test_what_function_cannot_be_used_with_is_refused() -> None:
     app.consumer(list="emails", function=True)(run)
     with pytest.raises(UsageError, match="has a handler already"):
         app.consumer(list="emails", function="run")(run)
+
+
+def test_what_a_decorator_adds_is_not_asked_of_the_task(listing: Listing) -> None:
+    """Its signature names an argument that tasks do not bring: the call tells, not the signature."""
+    seen: list[tuple[str, int]] = []
+
+    def with_session(function: Callable[[str, int], None]) -> Callable[[int], None]:
+        @functools.wraps(function)
+        def wrapped(number: int) -> None:
+            function("session", number)
+
+        return wrapped
+
+    @listing.app.consumer(list=listing.list, function=True)
+    @with_session
+    def add(session: str, number: int) -> None:
+        seen.append((session, number))
+
+    listing.push(asking("add", 7))
+    with listing.running():
+        until(lambda: seen)
+    assert seen == [("session", 7)]
