@@ -1,4 +1,4 @@
-"""ListDuties: what the member on duty does for its list itself: promotes delayed tasks, puts old leftovers back.
+"""ListDuties: what the member on duty does for its list itself: promotes delayed tasks, puts back what was left behind.
 
 Goes on while the group is paused: the list belongs to old workers too. Each step is a script, or looks only, so that
 any number of members, old promoters and old recoverers may do the same, and a kill leaves nothing half done. What fails
@@ -15,6 +15,7 @@ from pipeline.server.connect import Link
 from pipeline.server.error_map import Reaction, row_of
 from pipeline.server.list_due import BATCH, promote_tasks
 from pipeline.server.list_old import OldTasks, Recovered
+from pipeline.server.list_pop import return_tasks
 
 LOOK_MS = 40
 """Between two looks for what is due, in ms: a task may be scheduled by anybody, at any moment, for the next."""
@@ -25,6 +26,8 @@ STEP_MS = 50
 """Between two steps of one look at what old workers left, in ms."""
 LEAST_PAUSE_MS, LONGEST_PAUSE_MS = 100, 2_000
 """Between two looks: a fiftieth of the old timeout, in ms, within these."""
+RETURN_MS = 10_000
+"""Between two looks for what plain pops took whose callers died, in ms."""
 RETRY_MS = 1_000
 """After something was refused, in ms."""
 
@@ -41,6 +44,7 @@ class ListDuties:
         self._pause_ms = min(max(options.old_timeout_ms // 50, LEAST_PAUSE_MS), LONGEST_PAUSE_MS)
         self._promote_at_ms = 0
         self._recover_at_ms = 0
+        self._return_at_ms = 0
         self.promoted = 0
         """Delayed tasks moved to the list so far."""
         self.recovered = Recovered()
@@ -56,10 +60,12 @@ class ListDuties:
             self._promote_at_ms = now_ms() + self._tried(link, self._promote)
         if now_ms() >= self._recover_at_ms:
             self._recover_at_ms = now_ms() + self._tried(link, self._recover)
+        if now_ms() >= self._return_at_ms:
+            self._return_at_ms = now_ms() + self._tried(link, self._return)
 
     def wait_ms(self) -> int:
         """How long until something is to be done, in ms."""
-        return max(min(self._promote_at_ms, self._recover_at_ms) - now_ms(), 0)
+        return max(min(self._promote_at_ms, self._recover_at_ms, self._return_at_ms) - now_ms(), 0)
 
     def _tried(self, link: Link, step: Callable[[Link], int]) -> int:
         """Do a step; in how many ms the next is to be done."""
@@ -120,3 +126,13 @@ class ListDuties:
                 error=why,
             )
         return self._pause_ms if found.complete else STEP_MS
+
+    def _return(self, link: Link) -> int:
+        back = return_tasks(link, self._options, hand=False)
+        if back.of_callers:
+            _log.info(
+                "tasks of plain pops whose callers died are put back",
+                list=self._options.name,
+                tasks=back.of_callers,
+            )
+        return RETURN_MS

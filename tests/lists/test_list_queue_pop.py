@@ -1,6 +1,7 @@
 """The plain pop of a ListQueue: as the classic one, but that nothing is lost within it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from consumers.list_queue import ListQueue, Popped
 from pipeline.errors import ClosedError, DecodeError, NotConnectedError, UsageError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Connector, Link
-from pipeline.server.list_pop import pop_tasks, return_tasks
+from pipeline.server.list_pop import KEPT_MS, pop_tasks, return_tasks
 from tests.conftest import OwnServer, Server
 from tests.faults.refusals import settings
 from tests.lists.conftest import Listing
@@ -229,6 +230,20 @@ def test_a_task_of_a_caller_who_died_in_pop_comes_back(make: MakeQueue, listing:
     assert [queue.pop(0), queue.pop(0), queue.pop(0)] == ["a", "b", None]
     # The other who was late: what he then asks for is a new task.
     assert pop_tasks(link, options, "dead") == []
+
+
+def test_a_worker_puts_back_what_a_dead_caller_took(make: MakeQueue, listing: Listing, link: Link) -> None:
+    """Also where nobody pops: whoever is on duty does, and works it."""
+    listing.push("a")
+    assert pop_tasks(link, listing.options(), "dead") == [b"a"]
+    key = listing.list_keys.popped
+    record = link.call("HGET", key, "dead")
+    aged = re.sub(rb"\d{13}", lambda at: b"%d" % (int(at[0]) - KEPT_MS), record, count=1)
+    link.call("HSET", key, "dead", aged)
+    task = make().take("20s")
+    assert task is not None
+    assert task.event.data == "a"
+    task.ack()
 
 
 def test_a_priority_queue_gets_back_what_a_dead_caller_took(

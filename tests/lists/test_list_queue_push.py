@@ -169,7 +169,7 @@ def test_a_server_without_memory_is_waited_for(own_server: OwnServer, stream: st
         with settings(maxmemory=1)(server, link):
             thread = threading.Thread(target=queue.push, args=("a",))
             thread.start()
-            until(lambda: b"errorstat_OOM" in link.call("INFO", "errorstats"))
+            until(lambda: b"cmdstat_evalsha" in link.call("INFO", "commandstats"))
         thread.join(10)
         assert link.call("LLEN", stream) == 1
     with (
