@@ -470,6 +470,12 @@ def encode_again(event: Event) -> list[bytes]:
     return fields
 
 
+def pushed_payload(event: Event) -> bytes | None:
+    """The bytes that were pushed to a list, of an event that carries them as they were; None of any other."""
+    origin = event._origin
+    return origin.body if isinstance(origin, SingleOrigin) and origin.codec >= Codec.TASK else None
+
+
 _new_entry = Entry.__new__
 
 

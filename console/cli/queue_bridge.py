@@ -1,23 +1,25 @@
 """millstream queue bridge: tasks from a list into a stream, or events of a stream into a list."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
-from console.cli.exit_codes import INTERRUPTED, OK
-from console.cli.kinds import RATE, STREAM, Name
+from console.cli.exit_codes import FAILED, INTERRUPTED, OK
+from console.cli.kinds import RATE, SINCE, STREAM, Name
 from console.cli.progress import Progress
 from console.cli.session import Session
 from console.cli.stopping import stop_by_signal
 from console.cli.templates import of
 from console.cli.verb import Verb
 from console.output import counted
+from consumers.list_filler import check_filling, fill_list
 from pipeline.errors import UsageError
 from pipeline.list_options import ENDS, ListOptions
 from pipeline.server.connect import Connector
-from pipeline.task import PAYLOADS
+from pipeline.task import PAYLOADS, function_of
 from producers.producer import Producer
-from producers.sources.feed import Fed
 from producers.sources.lists import check_pair, follow_list
 from producers.sources.tasks import BAD, TaskOptions
 
@@ -48,8 +50,16 @@ LIST = Name("list")
 @click.option(
     "--to-url", metavar="URL", default="", help="The stream's server, where it is not that of the list."
 )
+@click.option(
+    "--from", "source", metavar="STREAM", type=STREAM, help="Push this stream's events to the list."
+)
+@click.option(
+    "--from-url", metavar="URL", default="", help="That stream's server, where it is not that of the list."
+)
+@click.option("--since", metavar="POSITION", type=SINCE, default="start", show_default=True,
+              help="With --from, where to begin at first: start, end, 15m, an ISO time or an entry id.")  # fmt: skip
 @click.option("--follow/--once", default=True, show_default=True,
-              help="Go on until stopped, or end when the list is empty.")  # fmt: skip
+              help="Go on until stopped, or end when the list is empty (or the stream is at its end).")  # fmt: skip
 @click.option("--push", type=click.Choice(ENDS), metavar="END", default="left", show_default=True,
               help="The end that tasks are pushed to: left (LPUSH) or right (RPUSH).")  # fmt: skip
 @click.option("--lifo", is_flag=True, help="Tasks are taken from the end they are pushed to.")
@@ -70,6 +80,9 @@ def bridge(
     name: str,
     to: str | None,
     to_url: str,
+    source: str | None,
+    from_url: str,
+    since: str,
     follow: bool,
     push: str,
     lifo: bool,
@@ -80,43 +93,128 @@ def bridge(
     rate: float | None,
     bridge_id: str,
 ) -> int:
-    """Move the tasks of LIST into a stream, each once and in order, while old workers and producers go on.
+    """Move the tasks of LIST into a stream (--to), or a stream's events into LIST (--from), each once and in order.
 
-    Killed at any point, it loses and doubles nothing: on one server a task is taken from the list and added to the
-    stream in one step.
+    Old workers and producers go on meanwhile. Killed at any point, it loses and doubles nothing, and goes on where it
+    was: on one server a task is taken from the list and added to the stream in one step; else, and on the way back,
+    the position stands beside what was written, and was written with it.
+
+    --url is the list's server.
     """
-    if to is None:
-        raise UsageError("say where to: --to STREAM")
+    if (to is None) == (source is None):
+        raise UsageError(
+            "say either --to STREAM (from the list into it) or --from STREAM (from it into the list)"
+        )
     queue = ListOptions(name=name, push=push, order="lifo" if lifo else "fifo", payload=payload)
-    check_pair(queue, to)
     stop = threading.Event()
-    options = TaskOptions(key=of(key), bad=bad) if event_type is None else TaskOptions(
-        type=of(event_type), key=of(key), bad=bad
-    )  # fmt: skip
+    if to is not None:
+        _only_with("--from", from_url=from_url, since="" if since == "start" else since)
+        check_pair(queue, to)
+        options = TaskOptions(
+            type=function_of if event_type is None else of(event_type), key=of(key), bad=bad
+        )
+        _begin(session, stop)
+        return _to_stream(session, queue, to, to_url, follow, bridge_id, options, rate, stop)
+    assert source is not None
+    _only_with("--to", to_url=to_url, type=event_type or "", key=key, bad="" if bad == "keep" else bad)
+    check_filling(queue, source)
+    _begin(session, stop)
+    return _to_list(session, queue, source, from_url, follow, since, bridge_id, rate, stop)
+
+
+def _only_with(option: str, **given: str) -> None:
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} is for {option}")
+
+
+def _begin(session: Session, stop: threading.Event) -> None:
+    """The list's server is there; a signal stops."""
     session.link("bridge").close()
     session.log_to_stderr()
     stop_by_signal(stop.set)
-    target = Connector(to_url, name="millstream-cli") if to_url else session.connector()
+
+
+@contextmanager
+def _elsewhere(session: Session, url: str) -> Iterator[Connector]:
+    """The stream's server, which answers: the list's, or another."""
+    if not url:
+        yield session.connector()
+        return
+    connector = Connector(url, name="millstream-cli")
     try:
-        with Producer(connector=target) as producer, Progress(session.out, "moved") as progress:
-            fed = follow_list(
-                producer, to, queue, url=session.url if to_url else None, follow=follow, bridge=bridge_id,
-                options=options, rate=rate, stop=stop, progress=lambda fed: progress.at(fed.confirmed),
-            )  # fmt: skip
+        connector.link("bridge").close()
+        yield connector
     finally:
-        if to_url:
-            target.close()
-    _say(session, name, to, fed)
-    return INTERRUPTED if stop.is_set() and not follow else OK
+        connector.close()
 
 
-def _say(session: Session, name: str, stream: str, fed: Fed) -> None:
+def _to_stream(
+    session: Session,
+    queue: ListOptions,
+    stream: str,
+    url: str,
+    follow: bool,
+    bridge_id: str,
+    options: TaskOptions,
+    rate: float | None,
+    stop: threading.Event,
+) -> int:
+    with (
+        _elsewhere(session, url) as target,
+        Producer(connector=target) as producer,
+        Progress(session.out, "moved") as progress,
+    ):
+        fed = follow_list(
+            producer, stream, queue, connector=session.connector(), follow=follow, bridge=bridge_id, options=options,
+            rate=rate, stop=stop, progress=lambda fed: progress.at(fed.confirmed),
+        )  # fmt: skip
     session.out.done(
-        f"{counted(fed.confirmed, 'task')} moved from list {name} to {stream}"
-        + (f" ({fed.unparsed:,} as they are, since they cannot be decoded)" if fed.unparsed else ""),
-        list=name,
+        f"{counted(fed.confirmed, 'task')} moved from list {queue.name} to stream {stream}"
+        + (f" ({fed.unparsed:,} as they are, since no event can be made of them)" if fed.unparsed else ""),
+        list=queue.name,
         stream=stream,
         moved=fed.confirmed,
         kept=fed.unparsed,
         restarts=fed.restarts,
     )
+    return INTERRUPTED if stop.is_set() and not follow else OK
+
+
+def _to_list(
+    session: Session,
+    queue: ListOptions,
+    stream: str,
+    url: str,
+    follow: bool,
+    since: str,
+    bridge_id: str,
+    rate: float | None,
+    stop: threading.Event,
+) -> int:
+    with _elsewhere(session, url) as origin, Progress(session.out, "pushed") as progress:
+        filled = fill_list(
+            queue, stream, connector=session.connector(), stream_connector=origin, follow=follow, since=since,
+            bridge=bridge_id, rate=rate, stop=stop, progress=lambda filled: progress.at(filled.pushed),
+        )  # fmt: skip
+    odd = [
+        f"{count:,} {what}"
+        for count, what in (
+            (filled.unfit, "left out, since no task can be made of them"),
+            (filled.gone, "entries trimmed before they were read"),
+        )
+        if count
+    ]
+    session.out.done(
+        f"{counted(filled.pushed, 'event')} pushed from stream {stream} to list {queue.name}"
+        + (f" ({'; '.join(odd)})" if odd else ""),
+        list=queue.name,
+        stream=stream,
+        pushed=filled.pushed,
+        unfit=filled.unfit,
+        gone=filled.gone,
+        restarts=filled.restarts,
+    )
+    if filled.unfit:
+        return FAILED
+    return INTERRUPTED if stop.is_set() and not follow else OK

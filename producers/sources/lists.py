@@ -8,18 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from pipeline.backoff import RECONNECT
-from pipeline.errors import (
-    ClosedError,
-    MillstreamError,
-    UnsupportedServerError,
-    UsageError,
-    WrongKeyTypeError,
-)
+from pipeline.errors import MillstreamError, UsageError, WrongKeyTypeError
 from pipeline.keys import check_name, check_stream_name, slot_of
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Connector
-from pipeline.server.error_map import Reaction, row_of
+from pipeline.server.lasting import until_done
 from producers.producer import Producer
 from producers.sources.feed import Fed
 from producers.sources.list_course import Course
@@ -34,6 +27,7 @@ def follow_list(
     queue: ListOptions | str,
     *,
     url: str | None = None,
+    connector: Connector | None = None,
     follow: bool = True,
     bridge: str = "",
     options: TaskOptions | None = None,
@@ -48,7 +42,7 @@ def follow_list(
     stream. With follow=True it goes on until `stop`; else until the list is empty.
 
     Args:
-        url: the list's server; by default that of the producer.
+        url: the list's server; by default that of the producer. connector: instead of url; it stays the caller's.
         bridge: with the list elsewhere: the name under which it is kept how far this has come. Two that go on at the
             same time have two names. Default: the stream's name.
         options: type and key of the events.
@@ -64,12 +58,12 @@ def follow_list(
     name = check_stream_name(producer.stream_name(stream))
     check_pair(queue, name)
     stop, fed = stop or threading.Event(), Fed() if fed is None else fed
-    source = producer.connector if url is None else Connector(url, name="millstream-bridge")
+    source = connector or (producer.connector if url is None else Connector(url, name="millstream-bridge"))
     try:
         course = Course(producer, name, queue, options or TaskOptions(), follow, rate, stop, fed, progress)
         _until_done(course, source, check_name("bridge", bridge or name))
     finally:
-        if url is not None:
+        if connector is None and url is not None:
             source.close()
     return fed
 
@@ -114,35 +108,22 @@ def _way(course: Course, source: Connector, bridge: str) -> Way:
 
 def _until_done(course: Course, source: Connector, bridge: str) -> None:
     way: Way | None = None
-    tries, before = 0, 0
-    try:
-        while True:
-            try:
-                way = way or _way(course, source, bridge)
-                way.run()
-                return
-            except MillstreamError as error:
-                if way is not None:
-                    way.close()
-                _raise_if_final(error, course)
-                tries = 1 if course.fed.confirmed > before else tries + 1
-                before = course.fed.confirmed
-                course.fed.restarts += 1
-                course.limited.warning("trouble", "the bridge waits for the server", why=str(error))
-                if course.stop.wait(RECONNECT.wait_ms(tries) / 1_000):
-                    return
-    finally:
-        if way is not None:
+
+    def attempt() -> None:
+        nonlocal way
+        way = way or _way(course, source, bridge)
+        try:
+            way.run()
+        finally:
             way.close()
-        course.close()
 
+    def trouble(error: MillstreamError) -> None:
+        course.fed.restarts += 1
+        course.limited.warning("trouble", "the bridge waits for the server", why=str(error))
 
-def _raise_if_final(error: MillstreamError, course: Course) -> None:
-    """Raise what no waiting mends."""
-    if isinstance(error, UsageError | ClosedError | UnsupportedServerError):
-        raise error
-    if isinstance(error, WrongKeyTypeError):
+    try:
+        until_done(attempt, stop=course.stop, done=lambda: course.fed.confirmed, trouble=trouble)
+    except WrongKeyTypeError as error:
         raise WrongKeyTypeError(f"list {course.queue.name!r} or stream {course.stream!r}: {error}") from None
-    if row_of(error).producer in (Reaction.WAIT, Reaction.ELSEWHERE, Reaction.TEACH):
-        return
-    raise error
+    finally:
+        course.close()
