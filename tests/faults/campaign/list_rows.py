@@ -45,7 +45,8 @@ LIST = "emails"
 WORKERS = "workers"
 PUSHED = re.compile(rb"\*2\r\n\$(2\r\nok|8\r\nrepeated)\r\n")
 FED = re.compile(rb"\*2\r\n:[1-9]\d*\r\n:\d+\r\n")
-HANDED = re.compile(rb"\$\d+\r\n\{\"name\"")
+HANDED = re.compile(rb'(\*2\r\n\$\d+\r\n[^\r]*\r\n)?\$\d+\r\n\{"name"')
+"""BLMOVE's, or BRPOP's."""
 FILLER, FILLER_BYTES = 2_000, 4_000
 """Keys that a server has to load, one each millisecond; every 2 MB it looks whether somebody asks something."""
 

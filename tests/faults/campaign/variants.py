@@ -73,6 +73,17 @@ _HANDED_AND_ADDED = """\
         return self._moved(link, fed, hand_only=True)
 """
 
+_FEED = "feed_command(self._options, 1, group=state.group, hand_only=True)"
+_READ_HANDED = "            handed = link.read_or_error(self._block_ms + SLACK_MS)\n"
+_HAND_AND_FEED = f"""\
+                {_FEED},
+            )
+{_READ_HANDED}"""
+_HAND_THEN_FEED = f"""\
+            )
+{_READ_HANDED}            link.send({_FEED})
+"""
+
 _ALL = (
     Variant(
         "acknowledged-before-handled",
@@ -379,6 +390,7 @@ _ALL = (
                 "local problem = drain(KEYS[2], 'left')\n",
                 "local problem = nil\nif ARGV[3] == '' then problem = drain(KEYS[2], 'left') end\n",
             ),
+            ("consumers/list_watcher.py", _HAND_AND_FEED, _HAND_THEN_FEED),
             (
                 "consumers/member.py",
                 "            drain_hand(link, self.state.list_options, self.state.group)\n",
@@ -408,11 +420,17 @@ _ALL = (
         ],
     ),
     Variant(
-        "list-group-recreated-where-it-was",
+        "list-group-recreated-at-the-end",
         "G10",
         "list-group-destroyed",
         ("lost", "stuck"),
-        [(f"{LUA}group.lua", "if ARGV[6] ~= '' or later(position, last)", "if later(position, last)")],
+        [
+            (
+                f"{LUA}group.lua",
+                "if ARGV[6] ~= '' or later(position, last) then position = '0-0'",
+                "if ARGV[6] ~= '' then position = last",
+            )
+        ],
     ),
 )
 
