@@ -1,23 +1,24 @@
 """List old: puts back what dead old workers left in their processing list, with a record or without.
 
-An old worker moves a task to the processing list, writes a record of it, and removes both when it has run. Stands on
-lua/list_old_task.lua (a record that timed out), list_old_bare.lua (copies without a record) and list_old_seen.lua
-(since when those were seen). Every look is a bounded step, and what it changes is one script for each task, in which
-all is looked at again: any number of callers may run, and be killed, beside each other and beside old code.
+An old worker moves a task to the processing list, writes a record of it, and removes both when it has run. Every look
+is a bounded step. What it changes is one script for each task (lua/list_old_task.lua for a record that timed out,
+list_old_bare.lua for copies without a record), in which all is looked at again, or steps (list_old_steps.py): any
+number of callers may run, and be killed, beside each other and beside old code. Since when copies have stood without a
+record is kept on the server (list_old_seen.lua).
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from pipeline.errors import MillstreamError, UnsupportedServerError, UsageError, WrongKeyTypeError
-from pipeline.keys import StreamKeys, slot_of
+from pipeline.errors import MillstreamError, UsageError, WrongKeyTypeError
+from pipeline.keys import StreamKeys
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
+from pipeline.server.list_old_record import FIELDS, OldRecord, parse_record
+from pipeline.server.list_old_steps import DEPTH, MOST_COPIES, named, run_named, steps_for
 from pipeline.server.replies import Reply, text
-from pipeline.server.scripts import script
 
 CHUNK = 500
 """Most tasks, and keys of records, that are asked for at a time."""
@@ -25,10 +26,6 @@ CHUNK_BYTES = 1_000_000
 """Tasks are asked for about so many bytes at a time."""
 CHUNKS = 4
 """So often in one step."""
-DEPTH = 10_000
-"""The oldest tasks of a processing list: only these are looked at, and others when these have gone."""
-MOST_COPIES = 100
-"""Copies of one task that are put back by one script."""
 MOST_NAMED = 10_000
 """Records of other names than the classic one that are remembered."""
 GAP_MS = 10_000
@@ -36,8 +33,6 @@ GAP_MS = 10_000
 come and gone."""
 KEPT_MS = 86_400_000
 """What was seen is kept for so long without another look, in ms; so is whose processing list it is."""
-AHEAD_S = 86_400
-"""A record that is dated further ahead than this is of no use, in s."""
 MOST_MALFORMED = 20
 
 
@@ -71,48 +66,16 @@ class Recovered:
             self.malformed[key] = why
 
 
-class _Record(NamedTuple):
-    """What a record says, or that it says nothing that can be used."""
-
-    task: bytes | None
-    since_s: float | None
-    limit_s: float | None
-
-    def usable(self, now_s: float) -> bool:
-        """Whether it stands for a copy of its task."""
-        return (
-            self.task is not None
-            and self.since_s is not None
-            and self.since_s <= now_s + AHEAD_S
-            and self.limit_s is not None
-            and self.limit_s >= 0
-        )
-
-    def timed_out(self, now_s: float) -> bool:
-        """Whether its worker has had its time. Asked again in the step that puts the task back."""
-        return self.since_s is not None and self.limit_s is not None and now_s > self.since_s + self.limit_s
-
-
 class OldTasks:
     """One list's old processing list, looked through in steps. Where it is in it, it knows itself."""
 
     def __init__(self, options: ListOptions, *, cluster: bool = False) -> None:
-        """cluster: whether the server keeps slots apart.
-
-        Raises:
-            UnsupportedServerError: the old keys are in other slots than the list.
-        """
+        """cluster: whether the server keeps slots apart."""
         self._options = options
         self._idle = not options.old_processing or options.is_sorted
-        keys = {options.name, options.old_processing, options.old_records}
-        if cluster and not self._idle and len(set(map(slot_of, keys))) > 1:
-            raise UnsupportedServerError(
-                f"list {options.name!r}: what old workers left in {options.old_processing!r} cannot be put back on a "
-                "cluster, where its records are each in a slot of its own: give list, processing list and records one "
-                "tag, as in '{mail}:emails', '{mail}:processing', '{mail}:processing:' (ListOptions)"
-            )
-        self._gap_ms = max(GAP_MS, options.old_timeout_ms // 4)
         self._records = options.old_records
+        self._steps = steps_for(options, cluster=cluster)
+        self._gap_ms = max(GAP_MS, options.old_timeout_ms // 4)
         self._pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in options.old_records) + "*"
         self._named: dict[str, set[str]] | None = None
         """Digest of a task to the keys of records of it that are not where the classic ones are; None until all keys
@@ -148,6 +111,7 @@ class OldTasks:
             return found
         try:
             self._claim(link)
+            found.tasks += self._steps.go_on(link)
             self._scan(link, found)
             self._walk(link, found, chunks)
         except MillstreamError:
@@ -202,7 +166,7 @@ class OldTasks:
         options, keys = self._options, self._options.keys
         length, seen = link.calls([("LLEN", options.old_processing), ("EXISTS", keys.seen)])
         if isinstance(length, WrongKeyTypeError):
-            raise _named(link, length, options)
+            raise named(link, length, options)
         if not _checked(length) and not _checked(seen):
             return False
         self._informed = self._named is not None
@@ -253,9 +217,8 @@ class OldTasks:
     def _tell(self, link: Link, changed: Sequence[str | int]) -> int:
         keys = self._options.keys
         kept_ms = KEPT_MS + 2 * self._options.old_timeout_ms
-        return int(
-            self._run(link, "list_old_seen", [keys.seen, keys.tasks.never], [self._gap_ms, kept_ms, *changed])
-        )
+        ours, args = [keys.seen, keys.tasks.never], [self._gap_ms, kept_ms, *changed]
+        return int(run_named(link, "list_old_seen", ours, args, self._options))
 
     def _seen(self, link: Link) -> Iterator[tuple[str, list[tuple[int, int]]]]:
         cursor: Reply = b"0"
@@ -281,17 +244,11 @@ class OldTasks:
         return bool(levels and self._observed_ms - levels[0][0] >= self._options.old_timeout_ms)
 
     def _put_bare(self, link: Link, task: bytes, digest: str) -> int:
-        options, keys = self._options, self._options.keys
         records = [self._record_key(task), *sorted((self._named or {}).get(digest, ()))]
         put = 0
         while True:
-            done = self._run(
-                link,
-                "list_old_bare",
-                [options.old_processing, options.name, keys.seen, keys.tasks.never, *records],
-                [options.push, task, digest, options.old_timeout_ms, MOST_COPIES, 2 * DEPTH],
-            )
-            put += int(done)
+            done = self._steps.bare(link, task, digest, records)
+            put += done
             if done < MOST_COPIES:
                 break
         left = put
@@ -329,47 +286,27 @@ class OldTasks:
         if len(self._naming) < MOST_NAMED:
             self._naming.setdefault(_digest(task), set()).add(key)
 
-    def _read(self, link: Link, keys: Sequence[str], found: Recovered) -> list[tuple[str, _Record | None]]:
+    def _read(self, link: Link, keys: Sequence[str], found: Recovered) -> list[tuple[str, OldRecord | None]]:
         """What the records say; None for one that is not there, or is none."""
-        replies = link.calls([("HMGET", key, "task", "timestamp", "timeout") for key in keys])
-        records: list[tuple[str, _Record | None]] = []
+        replies = link.calls([("HMGET", key, *FIELDS) for key in keys])
+        records: list[tuple[str, OldRecord | None]] = []
         for key, reply in zip(keys, replies, strict=True):
+            record = None
             if isinstance(reply, WrongKeyTypeError):
                 found.report(key, "it holds something else than a hash")
-                records.append((key, None))
-            elif _checked(reply) == [None, None, None]:
-                records.append((key, None))
             else:
-                task, since, limit = reply
-                default_s = self._options.old_timeout_ms / 1_000
-                records.append(
-                    (key, _Record(task, _number(since), default_s if limit is None else _number(limit)))
-                )
+                record = parse_record(_checked(reply), self._options.old_timeout_ms / 1_000)
+            records.append((key, record))
         return records
 
     def _put_back(self, link: Link, key: str, found: Recovered) -> str:
         """Put the task of a record back, if all is still so; what was done: see list_old_task."""
-        options, keys = self._options, self._options.keys
-        reply = self._run(
-            link,
-            "list_old_task",
-            [key, options.old_processing, options.name, keys.tasks.never],
-            [options.push, options.old_timeout_ms / 1_000],
-        )
-        what, said = map(text, reply)
+        what, said = self._steps.recorded(link, key)
         if what == "malformed":
             found.report(key, said)
         found.forgotten += what == "forgotten"
         found.tasks += what == "recovered"
         return what
-
-    def _run(
-        self, link: Link, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float]
-    ) -> Reply:
-        try:
-            return link.run(script(name), keys, args)
-        except WrongKeyTypeError as error:
-            raise _named(link, error, self._options) from None
 
     def _record_key(self, task: bytes) -> str:
         """Where old workers keep the record of a task."""
@@ -392,29 +329,8 @@ def _digest(task: bytes) -> str:
     return hashlib.sha1(task, usedforsecurity=False).hexdigest()
 
 
-def _number(value: bytes | None) -> float | None:
-    """A number as the script reads it too; None for anything else."""
-    try:
-        number = float(value or b"")
-    except ValueError:
-        return None
-    return number if number == number else None
-
-
 def _checked(reply: Reply) -> Reply:
     """The reply, or its error raised."""
     if isinstance(reply, MillstreamError):
         raise reply
     return reply
-
-
-def _named(link: Link, error: WrongKeyTypeError, options: ListOptions) -> WrongKeyTypeError:
-    """The error, with the name of the key that holds something else."""
-    keys = {options.name: "list", options.old_processing: "list", options.keys.seen: "hash"}
-    for key, kind in keys.items():
-        holds = text(link.call("TYPE", key))
-        if holds not in ("none", kind):
-            return WrongKeyTypeError(
-                f"key {key!r} holds a {holds}, and no {kind} (list queue {options.name!r})"
-            )
-    return error

@@ -3,16 +3,26 @@ point of theirs and of ours."""
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from pipeline.errors import AccessDeniedError, NotConnectedError, UsageError, WrongKeyTypeError
+from pipeline.errors import (
+    AccessDeniedError,
+    NotConnectedError,
+    ServerRefusedError,
+    UsageError,
+    WrongKeyTypeError,
+)
 from pipeline.list_options import ListOptions
-from pipeline.server.connect import Link
-from pipeline.server.list_old import DEPTH, OldTasks, Recovered, recover_old
+from pipeline.server.connect import Connector, Link
+from pipeline.server.list_due import held_key
+from pipeline.server.list_old import OldTasks, Recovered, recover_old
+from pipeline.server.list_old_steps import DEPTH
 from pipeline.server.list_push import MAX_PAYLOADS
+from tests.clustered import one_node_cluster
 from tests.conftest import Server, started
 from tests.lists.classic import PROCESSING, TIMEOUT_S, ClassicQueue, finish, record_key, stop_after
 from tests.proxy import Proxy
@@ -50,16 +60,44 @@ def old(whole_server: Server, old_link: Link) -> Iterator[ClassicQueue]:
         yield ClassicQueue(client, NAME)
 
 
+@pytest.fixture(scope="module")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that refuses scripts across slots."""
+    with one_node_cluster(Path(tmp_path_factory.mktemp("cluster"))) as server:
+        yield server.url
+
+
+@pytest.fixture
+def cluster_link(cluster_url: str) -> Iterator[Link]:
+    """A link to it; it is empty."""
+    connector = Connector(cluster_url)
+    link = connector.link("test")
+    link.call("FLUSHALL")
+    yield link
+    link.close()
+    connector.close()
+
+
 class Ours:
     """Our recoverer, and what can be seen of what it does."""
 
-    def __init__(self, link: Link, options: ListOptions = OPTIONS) -> None:
+    def __init__(self, link: Link, options: ListOptions = OPTIONS, *, cluster: bool = False) -> None:
         self.link = link
         self.options = options
+        self.cluster = cluster
 
     def recover(self) -> Recovered:
         """A look at everything."""
-        return recover_old(self.link, self.options)
+        return recover_old(self.link, self.options, cluster=self.cluster)
+
+    def leave(self, *tasks: bytes, record: int | None = None) -> None:
+        """Tasks of an old worker that was killed; with a record, dated so many s since 1970."""
+        for task in tasks:
+            self.link.call("LPUSH", PROCESSING, task)
+            if record is not None:
+                self.link.call(
+                    *("HSET", record_key(task), "task", task, "timestamp", record, "timeout", TIMEOUT_S)
+                )
 
     def waiting(self) -> list[bytes]:
         """What stands in the list."""
@@ -565,3 +603,110 @@ def test_a_priority_queue_has_nothing_to_recover(old: ClassicQueue, ours: Ours) 
     """Old workers pop its tasks: there is no processing list of theirs."""
     options = ListOptions(name="ranked", order="priority", old_processing=PROCESSING)
     assert recover_old(ours.link, options) == Recovered(complete=True)
+
+
+@pytest.fixture
+def apart(cluster_link: Link) -> Ours:
+    """Where list, processing list and each record are in slots of their own."""
+    return Ours(cluster_link, cluster=True)
+
+
+def test_across_slots_tasks_come_back_in_steps(apart: Ours) -> None:
+    """With a record that timed out, with one that did not, without one, and a record alone; equal ones among them."""
+    now_s = int(time.time())
+    apart.leave(b"late", b"late", record=1)
+    apart.leave(b"live", record=now_s)
+    apart.leave(b"live", b"bare", b"bare")
+    apart.link.call("HSET", record_key(b"done"), "task", "done", "timestamp", 1, "timeout", 300)
+    apart.link.call("HSET", "processing:odd", "task", "odd")
+    found = apart.recover()
+    assert (found.tasks, found.bare, found.forgotten) == (1, 0, 1)
+    assert list(found.malformed) == ["processing:odd"]
+    apart.recover()
+    apart.later(TIMEOUT_MS)
+    assert apart.recover().bare == 4
+    assert sorted(apart.waiting()) == [b"bare", b"bare", b"late", b"late", b"live"]
+    assert apart.processing() == [b"live"]
+    apart.later(TIMEOUT_MS)
+    assert (apart.recover().tasks, apart.recover().bare) == (0, 0)
+    assert len(apart.link.call("LRANGE", held_key(PROCESSING, NAME), 0, -1)) == 1
+
+
+def test_one_script_would_be_refused_there(apart: Ours) -> None:
+    """The server does keep slots apart."""
+    apart.leave(TASK, record=1)
+    with pytest.raises(ServerRefusedError, match="CROSSSLOT"):
+        recover_old(apart.link, OPTIONS)
+    assert apart.recover().tasks == 1
+
+
+def test_names_with_one_tag_need_one_step_there(apart: Ours) -> None:
+    """`{mail}:emails`, `{mail}:processing`, `{mail}:processing:`."""
+    options = ListOptions(
+        name="{mail}:emails", old_processing="{mail}:processing", old_records="{mail}:processing:"
+    )
+    apart.link.call("LPUSH", options.old_processing, TASK)
+    apart.link.call("HSET", "{mail}:processing:x", "task", TASK, "timestamp", 1, "timeout", 1)
+    assert recover_old(apart.link, options).tasks == 1
+    assert recover_old(apart.link, options, cluster=True) == Recovered(complete=True)
+    assert apart.link.call("LRANGE", options.name, 0, -1) == [TASK]
+
+
+def test_across_slots_whoever_is_cut_off_leaves_the_rest_to_the_next(cluster_url: str, apart: Ours) -> None:
+    """Behind each answer in turn: nothing is lost, nothing twice; what lost its record comes back a timeout later."""
+    tasks = [b"recorded", b"bare"]
+    cut, whole = 0, False
+    connector = Connector(cluster_url)
+    with Proxy(connector.address, tcp=True) as proxy:
+        for cut in range(1, 60):
+            apart.link.call("FLUSHALL")
+            apart.leave(b"bare")
+            apart.recover()
+            apart.later(TIMEOUT_MS)
+            apart.leave(b"recorded", record=1)
+            link = Connector(proxy.url).link("test")
+            seen = proxy.replies
+            proxy.swallow = lambda number, _reply, last=seen + cut: number == last
+            try:
+                recover_old(link, OPTIONS, cluster=True)
+                whole = True
+            except NotConnectedError:
+                whole = False
+            proxy.swallow = None
+            link.close()
+            for _ in range(2):
+                apart.recover()
+                apart.later(TIMEOUT_MS)
+            apart.recover()
+            assert sorted(apart.waiting()) == sorted(tasks), f"cut behind answer {cut}"
+            assert apart.processing() == []
+            if whole:
+                break
+    connector.close()
+    assert whole
+    assert cut > 15
+
+
+def test_across_slots_two_who_look_at_once_put_nothing_back_twice(apart: Ours) -> None:
+    """Equal tasks, of which one has a record that timed out: one comes back at once, by whoever is first."""
+    apart.leave(TASK, record=1)
+    apart.leave(TASK, TASK)
+    first, second = (OldTasks(OPTIONS, cluster=True) for _ in range(2))
+    found = [one.run_once(apart.link) for one in (first, second)]
+    assert sum(one.tasks for one in found) == 1
+    apart.later(TIMEOUT_MS)
+    found = [one.run_once(apart.link) for one in (first, second, first, second)]
+    assert sum(one.bare for one in found) == 2
+    assert (apart.waiting(), apart.processing()) == ([TASK] * 3, [])
+
+
+def test_across_slots_a_list_of_another_type_leaves_tasks_held(apart: Ours) -> None:
+    """They are placed once the key is what it should be."""
+    apart.leave(TASK, record=1)
+    apart.link.call("SET", NAME, "something else")
+    for _ in range(2):
+        with pytest.raises(WrongKeyTypeError, match=f"key '{NAME}' holds a string"):
+            apart.recover()
+    apart.link.call("DEL", NAME)
+    assert apart.recover().tasks == 1
+    assert apart.waiting() == [TASK]
