@@ -32,6 +32,7 @@ SINKS = {
         "JSON lines in a file, rotated, old ones compressed",
         "jsonl:logs.jsonl?every=1d&compress=zstd&keep=30",
     ),
+    "list": Listed("lists", "tasks of a list queue, for old workers", "list:emails?url=redis://old:6379"),
     "parquet": Listed("parquet", "Parquet files in a folder", "parquet:events?every=10m&rotate=64MB"),
     "postgresql": Listed(
         "postgres",

@@ -140,3 +140,14 @@ def checked(reply: Reply) -> Any:
     if isinstance(reply, MillstreamError):
         raise reply
     return reply
+
+
+def push_once_command(
+    options: ListOptions, tasks: Sequence[tuple[str, bytes]], remember_ms: int
+) -> tuple[Arg, ...]:
+    """Push tasks, each as the id it is remembered by for remember_ms, and its payload; but those remembered."""
+    keys = options.keys
+    return script("list_once").command(
+        [keys.list, *(keys.tasks.ids(task_id) for task_id, _ in tasks)],
+        [options.push, remember_ms, *(payload for _, payload in tasks)],
+    )
