@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from consumers.app import Pipeline
+from consumers.list_queue import ListQueue
 from consumers.running import LoopThread, Running
-from pipeline.server.connect import Connector
+from pipeline.server.connect import Connector, Link
 from tests.console.command import here
 from tests.lists.conftest import Listing
 from tests.until import until
@@ -67,3 +69,11 @@ def test_each_command_of_the_page_is_one(listing: Listing, line: str) -> None:
     assert ran.code == 0, ran.err
     if words[:2] in (["queue", "status"], ["queue", "push"], ["queue", "peek"], ["queue", "promote"]):
         assert here(*words, url=listing.url).code == 0
+
+
+def test_the_readme_s_example_runs(listing: Listing, link: Link) -> None:
+    """Its function is registered, its task is delayed by ten minutes."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = [block for block in blocks(listing, text) if "ListQueue" in block]
+    exec(example, {"app": Pipeline(listing.url), "ListQueue": ListQueue})  # noqa: S102 - our own page
+    assert link.call("ZCARD", listing.list_keys.due) == 1
