@@ -5,6 +5,7 @@ Safe for threads. A forked child begins with connections of its own.
 
 import os
 import time
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -41,7 +42,9 @@ class ListCalls:
         self._pid = os.getpid()
         self.links = LinkPool(self.connector, "list")
         self._told = False
+        # Not closed with the queue: whoever waits at it just then would wait at another file by that number.
         self._wake = os.pipe()
+        weakref.finalize(self, _close, self._wake)
 
     @property
     def wake(self) -> int:
@@ -104,3 +107,8 @@ class ListCalls:
         self._told = True
         say = _log.info if capabilities.aof and not capabilities.evicts else _log.warning
         say(f"connected to {self.connector.shown}: {capabilities.durability_line()}", list=self.options.name)
+
+
+def _close(descriptors: tuple[int, int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

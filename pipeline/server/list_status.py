@@ -160,8 +160,8 @@ def list_names(link: Link, *, scanned_keys: int = SCANNED_KEYS) -> tuple[list[st
 
 def _list_of(key: str) -> str:
     """The list beside which a key of ours stands; empty for other keys."""
-    before, word, _ = key.partition(":tasks")
-    if not word or "{" not in before:
+    before, word, rest = key.partition(":tasks")
+    if not word or "{" not in before or not (rest == "" or rest.startswith(":")):
         return ""
     if before.startswith("{") and before.endswith("}") and ":" not in before.rpartition("}")[2]:
         return before[1:-1]

@@ -16,7 +16,7 @@ from consumers.list_queue import ListQueue, Popped
 from pipeline.errors import ClosedError, DecodeError, NotConnectedError, UsageError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Connector, Link
-from pipeline.server.list_pop import KEPT_MS, pop_tasks, return_tasks
+from pipeline.server.list_pop import KEPT_MS, GivenBack, pop_tasks, return_tasks
 from tests.conftest import OwnServer, Server
 from tests.faults.refusals import settings
 from tests.lists.conftest import Listing
@@ -345,3 +345,48 @@ def test_a_server_that_comes_back_in_time_is_waited_for(own_server: OwnServer, s
         thread.join(20)
         assert got == ["a"]
     connector.close()
+
+
+class Dying:
+    """Lets so many replies pass, and then nothing in either direction: as if the caller had been killed."""
+
+    def __init__(self, proxy: Proxy, passing: int) -> None:
+        self.dead = False
+        self._left = passing
+        self._proxy = proxy
+        proxy.swallow = self._swallow
+
+    def _swallow(self, number: int, reply: bytes) -> bool:
+        self._left -= 1
+        if self._left < 0:
+            self.dead = self._proxy.refuse = True
+        return self.dead
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_caller_who_dies_at_any_reply_loses_nothing(server: Server, listing: Listing, waits: bool) -> None:
+    """Whichever reply he does not live to see: the task is in the list, in the hand, or kept to be given back."""
+    options, link = listing.options(), listing.link
+    for passing in range(40):
+        if not waits:
+            listing.push("a")
+        with Proxy(server.address) as proxy:
+            dying = Dying(proxy, passing)
+            queue = ListQueue(listing.list, proxy.url, away_timeout="1ms")
+            thread, got = in_thread(lambda queue=queue: queue.pop("10s" if waits else 0))  # type: ignore[misc]
+            if waits:
+                until(lambda dying=dying: dying.dead or waiting_at(link)())  # type: ignore[misc]
+                listing.push("a")
+            thread.join(10)
+            assert got == ["a"] or isinstance(got[0], NotConnectedError)
+        while return_tasks(link, options, older_ms=0) != GivenBack(0, 0):
+            pass
+        left = listing.left()
+        # Of the last reply, the arrival's, a caller who lives does not know whether it was heard: he returns the task.
+        assert left == [b"a"] or got == ["a"]
+        assert len(left) <= 1
+        if not dying.dead:
+            assert (got, left) == (["a"], [])
+            break
+        link.call("DEL", listing.list)
+    assert 6 < passing < 39
