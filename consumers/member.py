@@ -347,12 +347,13 @@ class Member:
         if not isinstance(error, WrongKeyTypeError) or link is None or link.closed:
             return error
         try:
-            wrong = wrong_keys(link, self.state.keys, self.state.group)
+            wrong = wrong_keys(link, self.state.keys, self.state.group, queue=self.state.list_options)
         except MillstreamError:
             return error
+        what = "stream" if self.state.list_options is None else "list"
         return (
             WrongKeyTypeError(
-                f"stream {self.state.keys.stream!r}, group {self.state.group!r}: {', '.join(wrong)}"
+                f"{what} {self.specs[0].consumed!r}, group {self.state.group!r}: {', '.join(wrong)}"
             )
             if wrong
             else error
@@ -380,7 +381,7 @@ class Member:
             try:
                 self._membership.join(link)
             except MillstreamError as error:
-                if row_of(error).member is Reaction.END:
+                if isinstance(error, UsageError) or row_of(error).member is Reaction.END:
                     self.state.fail(self._named(link, error))
                 else:
                     self._trouble.met(self, error)

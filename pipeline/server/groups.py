@@ -391,8 +391,11 @@ def names_idle(link: Link, ref: GroupRef) -> dict[str, tuple[int, int]]:
     return {text(facts["name"]): (facts["pending"], facts["idle"]) for facts in map(pairs, reply)}
 
 
-def wrong_keys(link: Link, keys: StreamKeys, group: str) -> list[str]:
-    """Which of a group's keys hold another type than they should, each as "KEY holds a TYPE, not a TYPE"."""
+def wrong_keys(link: Link, keys: StreamKeys, group: str, *, queue: ListOptions | None = None) -> list[str]:
+    """Which of a group's keys hold another type than they should, each as "KEY holds a TYPE, not a TYPE".
+
+    queue: the list that feeds the stream, whose keys are looked at too.
+    """
     types = {
         keys.stream: "stream",
         keys.again(group): "stream",
@@ -403,6 +406,8 @@ def wrong_keys(link: Link, keys: StreamKeys, group: str) -> list[str]:
         keys.retry(group): "zset",
         keys.duty(group): "string",
     }
+    if queue is not None:
+        types |= {queue.name: "zset" if queue.is_sorted else "list", queue.keys.hand: "list"}
     replies = link.calls([("TYPE", key) for key in types])
     return [
         f"{key} holds a {text(is_type)}, not a {wanted}"
