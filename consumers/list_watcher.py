@@ -19,7 +19,7 @@ from pipeline.server.scripts import script
 
 LOOK_S = 0.5
 """A watcher that is not needed looks again after this, in s, even if nothing woke it."""
-LANDS_S = 0.02
+LANDS_S = 0.1
 """What was added to the stream wakes the member's own reader within this, in s, or it was another's that it woke."""
 POLL = Backoff(initial_ms=20, longest_ms=250, jitter=0.2)
 """Between looks where the server cannot wait: at a sorted set, while it is out of memory, or if BLMOVE is denied."""
@@ -36,6 +36,8 @@ class ListWatcher:
         self._block_ms = block_ms
         self._idle = 0
         """So many looks in a row found nothing."""
+        self._pause_s = 0.0
+        """So long it is waited until the next one."""
         self._looks_until_s = 0.0
         """Until then waiting at the server is not tried."""
         self._denied = False
@@ -51,32 +53,38 @@ class ListWatcher:
         client = link.calls([("CLIENT", "ID")])[0]
         state.watcher_client = 0 if isinstance(client, MillstreamError) else int(client)
         while not state.stopping:
-            if state.reader_waits.wait(LOOK_S) and not state.waiting and not state.stopping:
+            if state.reader_waits.wait(LOOK_S) and not state.waiting:
                 self.run_once(link)
 
     def run_once(self, link: Link) -> int:
-        """Wait for a task and have it added to the stream; how many were."""
-        self._state.reader_landed.clear()
-        looks = self._options.is_sorted or time.monotonic() < self._looks_until_s
-        moved = self._look(link) if looks else self._wait(link)
+        """Wait for a task and have it added to the stream, if the reader waits for one; how many were."""
+        state = self._state
+        moved = 0
+        state.reader_landed.clear()
+        state.watching = True
+        try:
+            # Looked at only now: the reader, once its wait is over, leaves room for one more if it sees us watching.
+            if state.reader_waits.is_set() and not state.stopping:
+                looks = self._options.is_sorted or time.monotonic() < self._looks_until_s
+                moved = self._look(link) if looks else self._wait(link)
+        finally:
+            state.watching = False
         if moved:
             self._idle = 0
-            self._state.reader_landed.wait(LANDS_S)
+            state.reader_landed.wait(LANDS_S)
+        elif self._pause_s:
+            state.stop_asked.wait(self._pause_s)
+            self._pause_s = 0.0
         return moved
 
     def _wait(self, link: Link) -> int:
         """Wait at the server; if it is out of memory, or denies that, look."""
-        state = self._state
-        state.watcher_blocked = True
-        try:
-            link.send(
-                hand_over_command(self._options, self._block_ms),
-                feed_command(self._options, 1, group=state.group, hand_only=True),
-            )
-            handed = link.read_or_error(self._block_ms + SLACK_MS)
-            fed = link.read_or_error()
-        finally:
-            state.watcher_blocked = False
+        link.send(
+            hand_over_command(self._options, self._block_ms),
+            feed_command(self._options, 1, group=self._state.group, hand_only=True),
+        )
+        handed = link.read_or_error(self._block_ms + SLACK_MS)
+        fed = link.read_or_error()
         if isinstance(handed, AccessDeniedError) and handed.code == "NOPERM":
             self._do_without(handed)
             return self._look(link)
@@ -100,13 +108,12 @@ class ListWatcher:
             )
 
     def _look(self, link: Link) -> int:
-        """Take a task if there is one; else wait a little."""
-        state = self._state
-        (fed,) = link.calls([feed_command(self._options, 1, group=state.group)])
+        """Take a task if there is one; else look again a little later."""
+        (fed,) = link.calls([feed_command(self._options, 1, group=self._state.group)])
         moved = self._moved(link, fed, hand_only=False)
         if not moved:
             self._idle += 1
-            state.stop_asked.wait(POLL.wait_ms(self._idle) / 1_000)
+            self._pause_s = POLL.wait_ms(self._idle) / 1_000
         return moved
 
     def _moved(self, link: Link, fed: Reply, *, hand_only: bool) -> int:

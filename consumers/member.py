@@ -410,7 +410,7 @@ class Member:
                     link.calls(
                         [("CLIENT", "UNBLOCK", state.reader_client)]
                     )  # refused: the block ends by itself
-                if state.resting and state.watcher_blocked and state.watcher_client:
+                if state.resting and state.watching and state.watcher_client:
                     link.calls([unwatch(state)])
                 self._dispatch.collect()
                 settled = 0

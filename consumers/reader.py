@@ -65,6 +65,8 @@ class Round:
     """The claims token known before the read was sent: what moves ownership later changes it."""
     block_ms: int | None = None
     """So long the read waits at the server for something to come; None: not at all."""
+    fed: int = 0
+    """So many tasks of the list may be there for it."""
 
 
 class Reader:
@@ -156,9 +158,9 @@ class Reader:
         room = self._room(settlements) if self._busy or not self._under_way else 0
         going = bool(room or settlements)
         if going:
-            self._take_off(link, Round(settlements, room, state.token))
+            self._take_off(link, Round(settlements, room, state.token, fed=self._fed_for(room)))
         elif not self._under_way and not self._fresh:
-            if state.watcher_blocked and not state.finished:
+            if state.watching and not state.finished:
                 link.calls([unwatch(state)])
             state.reader_wake.wait(FULL_WAIT_S)
             state.reader_wake.clear()
@@ -174,10 +176,10 @@ class Reader:
     def _take_off(self, link: Link, what: Round) -> None:
         state = self._state
         commands = [settlement.command for settlement in what.settlements]
-        if what.room and state.list_options is not None:
-            commands.append(feed_command(state.list_options, what.room, group=state.group))
-            if what.block_ms is not None:
-                state.reader_waits.set()
+        if what.fed and state.list_options is not None:
+            commands.append(feed_command(state.list_options, what.fed, group=state.group))
+        if what.block_ms is not None and state.list_options is not None:
+            state.reader_waits.set()
         if what.room:
             commands.append(read_command(state.refs, state.consumer, count=what.room, block_ms=what.block_ms))
         self._under_way.append(what)
@@ -194,7 +196,7 @@ class Reader:
             if what.block_ms is not None and self._state.settling:
                 self._state.duty_wake.set()  # what was refused need not wait until something comes
             # Also when a settlement was refused: else the answer to this read would be taken for the next command's.
-            if what.room and self._state.list_options is not None and not link.closed:
+            if what.fed and not link.closed:
                 unfed = self._fed(link)
             if what.room and not link.closed:
                 count = self._take_in(
@@ -209,6 +211,13 @@ class Reader:
         if what.settlements and self._state.sweeping:
             self._state.duty_wake.set()
         return count
+
+    def _fed_for(self, room: int, *, waits: bool = False) -> int:
+        """How many tasks of the list may be there for a read: one less where the watcher may bring one."""
+        state = self._state
+        if state.list_options is None or not room:
+            return 0
+        return room - 1 if waits or state.watching else room
 
     def _fed(self, link: Link) -> MillstreamError | None:
         """Take in the answer to what moved tasks of the list ahead of a read; why it was refused."""
@@ -241,7 +250,8 @@ class Reader:
             if not state.sweeping and (state.finished or state.settling):  # finished before the flag was up
                 return 0
             while room and not state.stopping:
-                what, settlements = Round(settlements, room, state.token, self._block_ms), []
+                fed = self._fed_for(room, waits=True)
+                what, settlements = Round(settlements, room, state.token, self._block_ms, fed), []
                 self._take_off(link, what)
                 count = self._land(link)
                 self._hand_on(
@@ -259,6 +269,7 @@ class Reader:
             self._settler.put_back(settlements)  # the stop came before they were sent
             if self._mine:
                 state.reader_blocked = False
+                state.reader_waits.clear()  # also when the read failed: the watcher is to bring nothing
 
     def _recheck_due(self) -> bool:
         return self._recheck_ms > 0 and now_ms() > self._recheck_ms

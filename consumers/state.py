@@ -155,8 +155,8 @@ class MemberState:
     """Of a list's member: the reader waits at the server, with room for what comes."""
     reader_landed: threading.Event = field(default_factory=threading.Event)
     """Of a list's member: a read that waited was answered since the watcher last looked."""
-    watcher_blocked: bool = False
-    """The watcher waits at the server for the list."""
+    watching: bool = False
+    """The watcher is about to hand over a task, or waits for one at the server: there is to be room for it."""
     watcher_client: int = 0
     """The server's id of its connection."""
     stop_asked: threading.Event = field(default_factory=threading.Event)

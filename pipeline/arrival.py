@@ -194,6 +194,8 @@ class TaskArrival(Arrival):
         """See Origin."""
         super().load(event)
         if self.count:
+            event.producer = ""  # a header that many share says not which of them it is
+            event._id = self.first_id.decode("latin-1")
             try:
                 event.type = function_of(event.data)
             except DecodeError:

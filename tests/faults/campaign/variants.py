@@ -73,15 +73,15 @@ _HANDED_AND_ADDED = """\
         return self._moved(link, fed, hand_only=True)
 """
 
-_FEED = "feed_command(self._options, 1, group=state.group, hand_only=True)"
-_READ_HANDED = "            handed = link.read_or_error(self._block_ms + SLACK_MS)\n"
+_FEED = "feed_command(self._options, 1, group=self._state.group, hand_only=True)"
+_READ_HANDED = "        handed = link.read_or_error(self._block_ms + SLACK_MS)\n"
 _HAND_AND_FEED = f"""\
-                {_FEED},
-            )
+            {_FEED},
+        )
 {_READ_HANDED}"""
 _HAND_THEN_FEED = f"""\
-            )
-{_READ_HANDED}            link.send({_FEED})
+        )
+{_READ_HANDED}        link.send({_FEED})
 """
 
 _ALL = (
