@@ -1,6 +1,8 @@
 """Exit codes, and the one line on stderr that says why a verb did not do what was asked."""
 
 import os
+import re
+import shlex
 import sys
 import traceback
 
@@ -21,6 +23,7 @@ from pipeline.errors import (
     UsageError,
     WrongKeyTypeError,
 )
+from pipeline.keys import ListKeys
 
 OK, FAILED, USAGE, NOT_FOUND, CHECK_WARNS, CHECK_FAILS, NO_CONSENT, UNREACHABLE = range(8)
 INTERRUPTED = 130
@@ -99,8 +102,21 @@ def _hints(error: BaseException) -> list[str]:
     if isinstance(error, NoSuchGroupError):
         return ["`millstream group ls STREAM` shows the groups there are"]
     if isinstance(error, NoSuchStreamError):
-        return ["`millstream stream ls` shows the streams there are"]
+        return ["`millstream stream ls` shows the streams there are", *_of_a_list(str(error))]
+    if isinstance(error, WrongKeyTypeError):
+        return _of_a_list(str(error))
     return []
+
+
+def _of_a_list(said: str) -> list[str]:
+    """What to look at, if what an error calls a stream is a list queue."""
+    found = re.search(r"^(?:there is no )?stream '([^'{}]+)'", said)
+    if found is None:
+        return []
+    name = found[1]
+    return [
+        f"of a list queue {name}, what its workers took is the stream {shlex.quote(ListKeys(name).stream)}"
+    ]
 
 
 def _from_environment(error: click.BadParameter) -> str:

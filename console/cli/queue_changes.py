@@ -141,6 +141,9 @@ def return_(session: Session, name: str, group: str, everything: bool, execute: 
         f"{name}: {taken + facts.hand:,} taken and not begun, {facts.popped:,} popped and not arrived, "
         f"{ours.running if ours else 0:,} held by workers, {ours.waiting if ours else 0:,} to run again"
     )
+    if not any((taken, facts.hand, facts.popped, ours and (ours.running or ours.waiting))):
+        out.done("nothing is to be put back", list=name, group=group, returned=0)
+        return
     if ours and ours.members:
         out.warn(f"{counted(ours.members, 'worker')} of group {group} will take what is put back")
     session.consent("put back what can be?" if everything else "put back what was not begun?", execute)

@@ -250,7 +250,9 @@ def test_status_of_what_old_workers_hold(url: str, name: str, link: Link) -> Non
 
 
 def test_tasks_are_returned_to_old_workers(url: str, name: str, link: Link) -> None:
-    """What lies in the hand and what a dead pop left, once somebody agrees."""
+    """What lies in the hand and what a dead pop left, once somebody agrees; there has to be something."""
+    ran = here("queue", "return", name, url=url)
+    assert (ran.code, ran.out) == (0, "nothing is to be put back\n")
     link.call("LPUSH", name, "a", "b")
     link.call("LMOVE", name, ListKeys(name).hand, "RIGHT", "LEFT")
     ran = here("queue", "return", name, url=url)
@@ -307,3 +309,13 @@ def test_a_key_of_another_type_is_named_with_the_verb_that_fits(
     ran = here("queue", verb, name, *(["x"] if verb == "push" else []), url=url)
     assert "--order priority" in ran.out + ran.err
     assert ran.code == (0 if verb == "status" else 1)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_verbs_of_streams_name_the_stream_of_a_list(url: str, name: str, link: Link, there: bool) -> None:
+    """Whoever looks for what the workers of a list hold is told where it is."""
+    if there:
+        link.call("LPUSH", name, "x")
+    ran = here("pending", name, "workers", url=url)
+    assert ran.code != 0
+    assert f"what its workers took is the stream '{{{name}}}:tasks'" in ran.err
