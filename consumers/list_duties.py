@@ -6,6 +6,7 @@ here is said and tried again, and neither ends the member nor keeps its heartbea
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from consumers.state import MemberState, now_ms
 from pipeline.errors import MillstreamError, NotConnectedError
@@ -40,6 +41,11 @@ class ListDuties:
     def __init__(self, state: MemberState, options: ListOptions) -> None:
         self._state = state
         self._options = options
+        self._delayed = [options]
+        """How delayed tasks are kept. Those of the format unique stand in a key of our own, and are promoted by workers
+        of the format classic as well: so producers may be the first to go over to it."""
+        if options.format == "classic" and not options.is_sorted:
+            self._delayed.append(replace(options, format="unique"))
         self._old: OldTasks | None = None
         self._pause_ms = min(max(options.old_timeout_ms // 50, LEAST_PAUSE_MS), LONGEST_PAUSE_MS)
         self._promote_at_ms = 0
@@ -83,9 +89,12 @@ class ListDuties:
             return RETRY_MS
 
     def _promote(self, link: Link) -> int:
+        return min([self._promote_those(link, options) for options in self._delayed])
+
+    def _promote_those(self, link: Link, options: ListOptions) -> int:
         calls, merged = 0, 0
         while True:
-            done = promote_tasks(link, self._options, cluster=self._state.cluster)
+            done = promote_tasks(link, options, cluster=self._state.cluster)
             calls += 1
             self.promoted += done.moved
             merged += done.merged

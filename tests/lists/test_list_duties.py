@@ -48,6 +48,18 @@ def test_a_delayed_task_runs_at_its_time(listing: Listing, members: str) -> None
         assert -0.005 < ran_s - begun_s - due_s < ON_TIME_S
 
 
+def test_producers_may_go_over_to_unique_before_workers(listing: Listing) -> None:
+    """A worker of the format classic promotes both: equal tasks that are delayed in the format unique run each."""
+    old = listing.options(format="classic", scheduled=f"{listing.list}-scheduled")
+    seen: list[Any] = []
+    listing.app.consumer(list=old)(lambda event: seen.append(event.data))
+    with listing.running():
+        schedule(listing, old, 1, b"old", after_ms=100)
+        schedule(listing, listing.options(), 2, b"new", after_ms=100)
+        schedule(listing, listing.options(), 3, b"new", after_ms=100)
+        until(lambda: sorted(seen) == ["new", "new", "old"], what=lambda: str(seen))
+
+
 def test_delayed_tasks_are_promoted_while_the_group_is_paused(listing: Listing) -> None:
     """Old workers of the list wait for them as well."""
     options = listing.options()
