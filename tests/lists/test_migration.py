@@ -42,6 +42,10 @@ class Kind(NamedTuple):
     role: str
     arguments: dict[str, Any]
 
+    def told(self, **arguments: Any) -> "Kind":
+        """The same, told something else or more."""
+        return Kind(self.role, self.arguments | arguments)
+
 
 OLD_PRODUCER = Kind("produce_old", {"pace_s": PACE_S})
 LIST_PRODUCER = Kind("produce_list", {"pace_s": PACE_S, "layout": "classic"})
@@ -241,14 +245,17 @@ def exchange(running: list[int], end: Callable[[int], None], system: System, kin
         system.flow(tasks)
 
 
-def there_and_back(system: System, end: Callable[[int], None], *, tasks: int, timeout_s: float) -> None:
+def there_and_back(
+    system: System, end: Callable[[int], None], *, tasks: int, timeout_s: float, unique: bool = False
+) -> None:
     """The steps of docs/from-lists.md, with at least so many tasks done between one and the next.
 
     Args:
         end: how a worker ends. timeout_s: that of old workers.
+        unique: leave `scheduled` as soon as nothing old is left.
     """
-    old = old_worker(timeout_s)
-    listed = Kind(LIST_WORKER.role, LIST_WORKER.arguments | {"timeout_s": timeout_s})
+    old, listed = old_worker(timeout_s), LIST_WORKER.told(timeout_s=timeout_s)
+    listed_unique, pushing = listed.told(layout="unique"), LIST_PRODUCER
 
     # 0: as it was.
     producers = [system.start(OLD_PRODUCER) for _ in range(2)]
@@ -260,10 +267,15 @@ def there_and_back(system: System, end: Callable[[int], None], *, tasks: int, ti
     exchange(workers, end, system, listed, tasks)
     # 3: producers.
     exchange(producers, system.stop, system, LIST_PRODUCER, tasks)
+    if unique:
+        pushing = LIST_PRODUCER.told(layout="unique")
+        exchange(producers, system.stop, system, pushing, tasks)
+        system.empty("scheduled")
+        exchange(workers, end, system, listed_unique, tasks)
     # 4: workers at the stream, the bridge, and a worker left at the list for what is delayed, with little room.
     at_stream = [system.start_idle(STREAM_WORKER) for _ in range(2)]
     bridge = system.bridge(QUEUE, "--to", STREAM)
-    last = system.start(Kind(listed.role, listed.arguments | {"concurrency": 1, "work_s": 10 * WORK_S}))
+    last = system.start((listed_unique if unique else listed).told(concurrency=1, work_s=10 * WORK_S))
     for worker in workers:
         end(worker)
         system.flow(tasks)
@@ -272,7 +284,7 @@ def there_and_back(system: System, end: Callable[[int], None], *, tasks: int, ti
     # 5: producers at the stream.
     exchange(producers, system.stop, system, STREAM_PRODUCER, tasks)
     # 6: nothing is left of the list.
-    system.empty("scheduled", KEYS.list)
+    system.empty("scheduled", KEYS.due, KEYS.list)
     until(system.nothing_taken, PATIENCE_S, what=system.said)
     system.stop(last)
     system.empty(KEYS.list)
@@ -282,7 +294,7 @@ def there_and_back(system: System, end: Callable[[int], None], *, tasks: int, ti
 
     # Back: 6, 5.
     bridge = system.bridge(QUEUE, "--to", STREAM)
-    exchange(producers, system.stop, system, LIST_PRODUCER, tasks)
+    exchange(producers, system.stop, system, pushing, tasks)
     # 4: workers at the list; those of the stream finish what is there.
     workers = [system.start(listed) for _ in range(2)]
     system.end(bridge)
@@ -304,9 +316,27 @@ def there_and_back(system: System, end: Callable[[int], None], *, tasks: int, ti
         system.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_running_system_moves_to_a_stream_and_back(system: System) -> None:
     """Every task is done once, whoever pushed it and whoever did it."""
     there_and_back(system, system.stop, tasks=10, timeout_s=60)
+    assert not system.repeated()
+
+
+def test_producers_may_go_while_workers_stay(system: System) -> None:
+    """A bridge from the stream to the list: old workers do what is sent to the stream, each once; and back."""
+    producers = [system.start(OLD_PRODUCER) for _ in range(2)]
+    workers = [system.start(old_worker(60)) for _ in range(2)]
+    scheduler = system.start(OLD_SCHEDULER)
+    bridge = system.bridge(QUEUE, "--from", STREAM)
+    exchange(producers, system.stop, system, STREAM_PRODUCER, 20)
+    exchange(producers, system.stop, system, OLD_PRODUCER, 20)
+    for pid in producers:
+        system.stop(pid)
+    system.finish()
+    system.end(bridge)
+    for pid in [scheduler, *workers]:
+        system.stop(pid)
     assert not system.repeated()
 
 
@@ -314,7 +344,7 @@ def test_a_running_system_moves_to_a_stream_and_back(system: System) -> None:
 @pytest.mark.timeout(600)
 def test_every_task_is_done_once_while_much_flows(system: System, scaled: Callable[[int], int]) -> None:
     """The same, for longer between one step and the next."""
-    there_and_back(system, system.stop, tasks=scaled(500), timeout_s=60)
+    there_and_back(system, system.stop, tasks=scaled(500), timeout_s=60, unique=True)
     assert not system.repeated()
 
 
@@ -322,7 +352,7 @@ def test_every_task_is_done_once_while_much_flows(system: System, scaled: Callab
 @pytest.mark.timeout(600)
 def test_workers_are_killed_at_each_step(system: System, scaled: Callable[[int], int]) -> None:
     """Nothing is lost, and only what a killed worker had in hand is done again."""
-    there_and_back(system, system.kill, tasks=scaled(500), timeout_s=2)
-    assert len(system.killed) == 10
+    there_and_back(system, system.kill, tasks=scaled(500), timeout_s=2, unique=True)
+    assert len(system.killed) == 12
     odd = {task: count for task, count in system.repeated().items() if not system.held_by_killed(task)}
     assert not odd

@@ -59,7 +59,7 @@ class Place:
     def environment(self) -> dict[str, str]:
         """Of the programs: ours first, then their neighbours, and where they write what they did."""
         path = os.pathsep.join([str(self.folder), str(ROOT)])
-        return os.environ | {"PYTHONPATH": path, "DONE": str(self.done)}
+        return os.environ | {"PYTHONPATH": path, "DONE": str(self.done), "MILLSTREAM_URL": self.url}
 
     def run(self, *command: str) -> str:
         """A program to its end; what it printed."""
@@ -145,6 +145,23 @@ def note(to, body):
     with open(os.environ["DONE"], "a") as file:
         file.write(f"{to} {body}\\n")
 """
+
+
+def test_the_programs_of_the_lists_page(place: Place) -> None:
+    """What push.py pushes is done by work.py, or over the bridge by stream.py, as is what send.py sends."""
+    for name in ("work.py", "push.py", "stream.py", "send.py"):
+        text = program("from-lists.md", name).replace('"10m"', '"1s"')
+        text = text.replace('print("sent", to, body)', "note(to, body)")
+        text = text.replace('print("sent", *event.data["args"])', 'note("stream", *event.data["args"])')
+        place.write(name, text + NOTE)
+    with place.running("-m", "millstream", "run", "work:app"):
+        place.run("push.py")
+        assert place.waits_for(2) == ["ann ", "bob "]
+    place.run("push.py")
+    place.run("send.py")
+    place.run("-m", "millstream", "queue", "bridge", "emails", "--to", "emails-stream", "--once")
+    with place.running("-m", "millstream", "run", "stream:app"):
+        assert place.waits_for(4) == ["ann ", "bob ", "stream ann", "stream ann"]
 
 
 def test_what_rq_has_scheduled_is_moved_with_its_time(place: Place) -> None:
