@@ -9,7 +9,7 @@ record is kept on the server (list_old_seen.lua).
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import MillstreamError, UsageError, WrongKeyTypeError
@@ -31,6 +31,8 @@ MOST_NAMED = 10_000
 GAP_MS = 10_000
 """Between two looks so much time counts, in ms, or a quarter of the old timeout: in a longer pause anything may have
 come and gone."""
+TAKEN_COSTS = 10
+"""When an equal task is taken, copies without a record count from so many parts of the old timeout later on."""
 KEPT_MS = 86_400_000
 """What was seen is kept for so long without another look, in ms; so is whose processing list it is."""
 MOST_MALFORMED = 20
@@ -88,9 +90,12 @@ class OldTasks:
         self._offset = 0
         self._walking = self._informed = False
         self._copies: Counter[str] = Counter()
-        self._recorded: set[str] = set()
-        """Digests of tasks with the classic record."""
+        self._recorded: dict[str, str] = {}
+        """Digest of a task with the classic record to when that says that it was taken."""
         self._levels: dict[str, list[tuple[int, int]]] = {}
+        """Digest of a task to (since when, how many copies) have stood without a record, as the server knows it."""
+        self._stamps: dict[str, str] = {}
+        """Digest of such a task to its record's time as the server knows it."""
         self._observed_ms = 0
         self._cursor = 0
         self._naming: dict[str, set[str]] = {}
@@ -171,7 +176,7 @@ class OldTasks:
             return False
         self._informed = self._named is not None
         self._observed_ms = self._tell(link, [])
-        self._levels = dict(self._seen(link))
+        self._recall(link)
         return True
 
     def _look_at(self, link: Link, tasks: Sequence[bytes], now_s: float, found: Recovered) -> int:
@@ -193,8 +198,8 @@ class OldTasks:
                 put = self._put_bare(link, task, digest)
                 found.bare += put
                 left -= put
-            if stands:
-                self._recorded.add(digest)
+            if stands and record is not None:
+                self._recorded[digest] = repr(record.since_s)
             self._copies[digest] += left
             gone += copies - left
         return gone
@@ -208,33 +213,35 @@ class OldTasks:
         }
         changed: list[str | int] = []
         for digest in more.keys() | self._levels.keys():
-            surplus = more.get(digest, 0)
-            if surplus != sum(count for _, count in self._levels.get(digest, ())):
-                changed += [digest, surplus]
-        for start in range(0, len(changed), CHUNK):
-            self._tell(link, changed[start : start + CHUNK])
+            surplus, stamp = more.get(digest, 0), self._recorded.get(digest, "")
+            known = sum(count for _, count in self._levels.get(digest, ()))
+            if surplus != known or (surplus and stamp not in ("", self._stamps.get(digest))):
+                changed += [digest, surplus, stamp]
+        for start in range(0, len(changed), CHUNK * 3):
+            self._tell(link, changed[start : start + CHUNK * 3])
 
     def _tell(self, link: Link, changed: Sequence[str | int]) -> int:
-        keys = self._options.keys
-        kept_ms = KEPT_MS + 2 * self._options.old_timeout_ms
-        ours, args = [keys.seen, keys.tasks.never], [self._gap_ms, kept_ms, *changed]
-        return int(run_named(link, "list_old_seen", ours, args, self._options))
+        keys, timeout_ms = self._options.keys, self._options.old_timeout_ms
+        args = [self._gap_ms, KEPT_MS + 2 * timeout_ms, timeout_ms // TAKEN_COSTS, *changed]
+        reply = run_named(link, "list_old_seen", [keys.seen, keys.tasks.never], args, self._options)
+        return int(reply)
 
-    def _seen(self, link: Link) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    def _recall(self, link: Link) -> None:
+        """Learn what the server knows of copies without a record."""
+        self._levels, self._stamps = {}, {}
         cursor: Reply = b"0"
         while True:
             cursor, flat = link.call("HSCAN", self._options.keys.seen, cursor, "COUNT", CHUNK)
-            for field_name, value in zip(flat[::2], flat[1::2], strict=True):
-                if field_name != b"@":
-                    pairs = [level.partition("=") for level in text(value).split()]
-                    yield (
-                        text(field_name),
-                        [
-                            (int(since), int(count))
-                            for since, _, count in pairs
-                            if since.isdigit() and count.isdigit()
-                        ],
-                    )
+            for digest, value in zip(map(text, flat[::2]), map(text, flat[1::2]), strict=True):
+                stamp, *levels = value.split(" ")
+                pairs = [level.partition("=") for level in levels]
+                if digest != "@":
+                    self._stamps[digest] = stamp[1:]
+                    self._levels[digest] = [
+                        (int(since), int(count))
+                        for since, _, count in pairs
+                        if since.isdigit() and count.isdigit()
+                    ]
             if cursor == b"0":
                 return
 

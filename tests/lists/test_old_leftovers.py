@@ -1,7 +1,9 @@
 """What dead old workers left, with a record or without, is put back beside old workers and old recoverers: each crash
 point of theirs and of ours."""
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -710,3 +712,66 @@ def test_across_slots_a_list_of_another_type_leaves_tasks_held(apart: Ours) -> N
     apart.link.call("DEL", NAME)
     assert apart.recover().tasks == 1
     assert apart.waiting() == [TASK]
+
+
+def test_equal_tasks_that_old_workers_run_all_the_time_are_left_alone(
+    whole_server: Server, old: ClassicQueue, ours: Ours
+) -> None:
+    """There is one record for all of them, so there are more copies than records at every look, for longer than an old
+    timeout; and each is some worker's. A copy that a dead one left comes back once they have been quiet for long."""
+    options = ListOptions(name=NAME, old_processing=PROCESSING, old_timeout_ms=1_000)
+    stop = threading.Event()
+    done = Counter[str]()
+
+    def work(which: str) -> None:
+        with redis.Redis(unix_socket_path=whole_server.address.path) as client:
+            mine = ClassicQueue(client, NAME)
+            while not stop.is_set():
+                mine.push(TASK)
+                finish(mine.dequeue())
+                stop.wait(0.01)  # it runs
+                finish(mine.acknowledge(TASK))
+                done[which] += 1
+
+    stop_after(old_dead(old), "moved")
+    workers = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    steps, looks = OldTasks(options), 0
+    until_s = time.monotonic() + 3
+    try:
+        while time.monotonic() < until_s:
+            looks += 1
+            assert steps.run_once(ours.link).bare == 0
+            stop.wait(0.03)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(10)
+    assert looks > 30
+    assert min(done.values()) > 50
+    until(lambda: steps.run_once(ours.link).bare == 1, what="the dead worker's copy to be put back")
+    assert (ours.waiting(), ours.processing()) == ([TASK], [])
+
+
+def test_a_task_that_runs_every_now_and_then_keeps_nobody_from_a_copy_left_behind(
+    old: ClassicQueue, ours: Ours
+) -> None:
+    """Each start that is seen costs a tenth of the timeout, and no more."""
+    left_at(old, "moved")
+    ours.recover()
+    looks = 0
+    while not ours.recover().bare:
+        looks += 1
+        left_at(old, "recorded")
+        assert ours.recover().bare == 0
+        finish(old.acknowledge(TASK))
+        ours.later(TIMEOUT_MS // 5)
+    assert 8 <= looks <= 12
+    assert (ours.waiting(), ours.processing()) == ([TASK], [])
+
+
+def old_dead(old: ClassicQueue) -> Any:
+    """A worker that is about to take a task."""
+    old.push(TASK)
+    return old.dequeue()

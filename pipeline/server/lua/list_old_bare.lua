@@ -49,5 +49,9 @@ for _, level in ipairs(levels) do
   gone = gone - off
   if level[2] > off then rest[#rest + 1] = string.format('%d=%d', level[1], level[2] - off) end
 end
-if #rest > 0 then redis.pcall('HSET', KEYS[3], ARGV[3], table.concat(rest, ' ')) else redis.pcall('HDEL', KEYS[3], ARGV[3]) end
+if #rest > 0 then
+  redis.pcall('HSET', KEYS[3], ARGV[3], (string.match(seen[2], '^@%S* ') or '@ ') .. table.concat(rest, ' '))
+else
+  redis.pcall('HDEL', KEYS[3], ARGV[3])
+end
 return take

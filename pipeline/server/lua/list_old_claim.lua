@@ -19,5 +19,9 @@ for since, count in string.gmatch(seen[2] or '', '(%d+)=(%d+)') do
 end
 if taken == 0 then return 0 end
 redis.call('DEL', KEYS[2])
-if #rest > 0 then redis.call('HSET', KEYS[1], ARGV[1], table.concat(rest, ' ')) else redis.call('HDEL', KEYS[1], ARGV[1]) end
+if #rest > 0 then
+  redis.call('HSET', KEYS[1], ARGV[1], (string.match(seen[2], '^@%S* ') or '@ ') .. table.concat(rest, ' '))
+else
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
 return taken
