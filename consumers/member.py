@@ -176,6 +176,8 @@ class Member:
         link = self._connector.link(f"{self.state.group} join")
         try:
             self._membership.join(link)
+        except WrongKeyTypeError as error:
+            raise self._named(link, error) from None
         finally:
             link.close()
         capabilities = self._connector.capabilities()

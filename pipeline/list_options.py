@@ -86,6 +86,18 @@ class ListOptions:
         return self.push if self.order == "lifo" else other[self.push]
 
     @property
+    def key_types(self) -> dict[str, str]:
+        """What each key of the list holds that no other stream has, as TYPE calls it."""
+        keys = self.keys
+        return {
+            keys.list: "zset" if self.is_sorted else "list",
+            keys.hand: "list",
+            keys.popped: "hash",
+            keys.seen: "hash",
+            keys.due if self.format == "unique" else self.scheduled: "zset",
+        }
+
+    @property
     def is_sorted(self) -> bool:
         """Whether the key holds a sorted set: a priority queue."""
         return self.order == "priority"

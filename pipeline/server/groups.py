@@ -5,7 +5,7 @@ takes, `parse_…` turns the reply into a value: so several can be in flight on 
 """
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -394,9 +394,9 @@ def names_idle(link: Link, ref: GroupRef) -> dict[str, tuple[int, int]]:
 def wrong_keys(link: Link, keys: StreamKeys, group: str, *, queue: ListOptions | None = None) -> list[str]:
     """Which of a group's keys hold another type than they should, each as "KEY holds a TYPE, not a TYPE".
 
-    queue: the list that feeds the stream, whose keys are looked at too.
+    queue: the list whose tasks the stream holds.
     """
-    types = {
+    types = ({} if queue is None else queue.key_types) | {
         keys.stream: "stream",
         keys.again(group): "stream",
         keys.dead(group): "stream",
@@ -406,8 +406,11 @@ def wrong_keys(link: Link, keys: StreamKeys, group: str, *, queue: ListOptions |
         keys.retry(group): "zset",
         keys.duty(group): "string",
     }
-    if queue is not None:
-        types |= {queue.name: "zset" if queue.is_sorted else "list", queue.keys.hand: "list"}
+    return of_other_types(link, types)
+
+
+def of_other_types(link: Link, types: Mapping[str, str]) -> list[str]:
+    """Which of these keys hold another type than this, each as "KEY holds a TYPE, not a TYPE"."""
     replies = link.calls([("TYPE", key) for key in types])
     return [
         f"{key} holds a {text(is_type)}, not a {wanted}"

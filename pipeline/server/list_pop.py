@@ -7,9 +7,11 @@ and says that he has them; until then the server keeps them. If he is killed in 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import MillstreamError, ServerRefusedError, WrongKeyTypeError
+from pipeline.errors import MillstreamError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
+from pipeline.server.groups import of_other_types
+from pipeline.server.replies import text
 from pipeline.server.scripts import Arg, script
 
 MOST_POPPED = 100
@@ -97,11 +99,15 @@ def of_list(error: MillstreamError, options: ListOptions, link: Link) -> Millstr
     """The error as it concerns the list; a key of another type is named, with what to do about it."""
     if not isinstance(error, WrongKeyTypeError):
         return error
-    kinds: Sequence[object] = link.calls([("TYPE", key) for key in (options.keys.list, options.keys.hand)])
-    kind, hand = (one.decode() if isinstance(one, bytes) else str(one) for one in kinds)
-    return wrong_kind(options, kind) or ServerRefusedError(
-        f"list {options.name!r}: {error} (its hand {options.keys.hand!r} is a {hand})"
-    )
+    wrong = wrong_kind(options, text(link.call("TYPE", options.name)))
+    if wrong is not None:
+        return wrong
+    others = ", ".join(of_other_types(link, options.key_types))
+    if not others:
+        return error
+    named = WrongKeyTypeError(f"list {options.name!r}: {others}")
+    named.code = "WRONGTYPE"
+    return named
 
 
 def wrong_kind(options: ListOptions, kind: str) -> WrongKeyTypeError | None:
