@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.codec import Codec, encode_msgpack
+from pipeline.codec import EXACT, Codec, encode_msgpack, pack_exact
 from pipeline.errors import DecodeError, EncodeError, EventTooLargeError, UsageError
 from pipeline.header import SINGLE, UNCOMPRESSED, SingleHeaders, write_header
 from pipeline.limits import DEFAULT_LIMITS, Limits
@@ -82,7 +82,10 @@ class TaskEntries:
                 data = decode_task(payload, codec, limits)
                 type_ = type_of if type_of.__class__ is str else valid(type_of(data))  # type: ignore[operator]
                 key = key_of if key_of.__class__ is str else valid(key_of(data))  # type: ignore[operator]
-                body = encode_msgpack(data, limits)
+                try:  # what was decoded just now holds nothing but what is written as it stands
+                    body = pack_exact(data, None, EXACT)
+                except TypeError:
+                    body = encode_msgpack(data, limits)  # says what it is
                 header = write(number, type_, key)
                 if len(body) + len(header) > most:
                     raise EventTooLargeError(f"a task of {len(payload):,} bytes is none that an event may be")
