@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from consumers.consumer import Consumer
     from consumers.dead_letters import DeadLetters
     from consumers.delivery import Delivery
+    from consumers.list_filler import Filled, fill_list
     from consumers.list_queue import ListQueue
     from consumers.postgres import PostgresInbox
     from consumers.replay import Replay
     from consumers.reset import plan_reset, reset_group
     from consumers.sinks.by_url import sink
+    from consumers.sinks.lists import ListSink
     from consumers.sinks.patient import Patient
     from consumers.testing import TestPipeline
     from pipeline.dead_event import Cause, DeadEvent
@@ -64,9 +66,11 @@ if TYPE_CHECKING:
     from producers.receipt import Receipt
     from producers.sources.feed import Fed, LineOptions
     from producers.sources.journal import JournalOptions, follow_journal
+    from producers.sources.lists import follow_list
     from producers.sources.network.intake import Intake
     from producers.sources.postgres import PostgresOutbox, relay_outbox
     from producers.sources.several import follow_files
+    from producers.sources.tasks import TaskOptions
 
 __version__ = "0.1.0.dev0"
 
@@ -89,12 +93,14 @@ __all__ = [
     "Event",
     "EventTooLargeError",
     "Fed",
+    "Filled",
     "Intake",
     "JournalOptions",
     "Later",
     "LineOptions",
     "ListOptions",
     "ListQueue",
+    "ListSink",
     "LogHandler",
     "MaxRunError",
     "MillstreamError",
@@ -128,6 +134,7 @@ __all__ = [
     "SinkError",
     "SinkRefused",
     "TakenOverError",
+    "TaskOptions",
     "TestPipeline",
     "UnknownFormatError",
     "UnknownFunctionError",
@@ -135,8 +142,10 @@ __all__ = [
     "UsageError",
     "WebhookError",
     "WrongKeyTypeError",
+    "fill_list",
     "follow_files",
     "follow_journal",
+    "follow_list",
     "plan_reset",
     "relay_outbox",
     "reset_group",
@@ -157,12 +166,14 @@ _HOMES = {
     "Delivery": "consumers.delivery",
     "Event": "pipeline.event",
     "Fed": "producers.sources.feed",
+    "Filled": "consumers.list_filler",
     "Intake": "producers.sources.network.intake",
     "JournalOptions": "producers.sources.journal",
     "Later": "pipeline.outcome",
     "LineOptions": "producers.sources.feed",
     "ListOptions": "pipeline.list_options",
     "ListQueue": "consumers.list_queue",
+    "ListSink": "consumers.sinks.lists",
     "LogHandler": "producers.logs",
     "Outcome": "pipeline.outcome",
     "Outcomes": "pipeline.outcome",
@@ -181,9 +192,12 @@ _HOMES = {
     "ResetDone": "pipeline.reset_plan",
     "ResetPlan": "pipeline.reset_plan",
     "Retry": "pipeline.options",
+    "TaskOptions": "producers.sources.tasks",
     "TestPipeline": "consumers.testing",
+    "fill_list": "consumers.list_filler",
     "follow_files": "producers.sources.several",
     "follow_journal": "producers.sources.journal",
+    "follow_list": "producers.sources.lists",
     "plan_reset": "consumers.reset",
     "relay_outbox": "producers.sources.postgres",
     "reset_group": "consumers.reset",

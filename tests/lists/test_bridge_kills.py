@@ -1,16 +1,21 @@
 """Bridges killed at random instants, both ways, on one server and between two: no task is lost, and none doubled."""
 
+import contextlib
 import random
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
+from consumers.list_filler import Filled, fill_list
+from pipeline.server.connect import Connector
 from producers.producer import Producer
 from tests.conftest import OwnServer, Server
 from tests.console.command import end_all, started
-from tests.lists.bridging import listed, numbers, task
+from tests.lists.bridging import bridges, listed, numbers, task
 from tests.until import until
 
 
@@ -25,6 +30,11 @@ def no_process_stays() -> Iterator[None]:
     """A test that fails leaves nothing running."""
     yield
     end_all()
+
+
+def reached(done: Callable[[], int], count: int) -> bool:
+    """Whether so many are done."""
+    return done() >= count
 
 
 @pytest.mark.timeout(240)
@@ -51,9 +61,6 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(
         link, command, key = target
         return int(link.call(command, key))
 
-    def reached(count: int) -> bool:
-        return there() >= count
-
     def bridge(*more: str) -> "subprocess.Popen[bytes]":
         return started(*arguments, *more, url=list_server.address.shown, stderr=subprocess.DEVNULL)
 
@@ -68,7 +75,7 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(
                 producer.send_many(stream, [{"function": "send_email", "args": [n]} for n in mine]).result()
             upto = there() + rng.randrange(1, start + part - there())
             process = bridge()
-            until(partial(reached, upto), 30, every_s=0.0002, what=lambda: f"{there():,} are there")
+            until(partial(reached, there, upto), 30, every_s=0.0002, what=lambda: f"{there():,} are there")
             assert process.poll() is None
             process.kill()
             process.wait()
@@ -80,3 +87,55 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(
     assert any(left), f"no kill came in the midst of anything: {left}"
     at_list.close()
     at_stream.close()
+
+
+@pytest.mark.parametrize("way", ["to", "from"])
+def test_a_server_that_is_killed_comes_back_with_all(
+    own_server: OwnServer, stream: str, scaled: Callable[[int], int], way: str
+) -> None:
+    """kill -9 of the server in the midst, three times: what it had said is on the disk, and the bridge goes on."""
+    server, total = own_server(), scaled(200_000)
+    connector = server.connector()
+    link = connector.link("test")
+    stop, filled = threading.Event(), Filled()
+    with Producer(connector=connector, pack=50) as producer:
+        if way == "to":
+            for start in range(0, total, 500):
+                link.call("LPUSH", "l", *map(task, range(start, start + 500)))
+        else:
+            producer.send_many(stream, [{"function": "f", "args": [n]} for n in range(total)]).result()
+
+        def done() -> int:
+            return fed.confirmed if fed is not None else filled.pushed
+
+        with contextlib.ExitStack() as stack:
+            fed = stack.enter_context(bridges(producer))(stream, "l")[1] if way == "to" else None
+            if fed is None:
+                stack.enter_context(filling("l", stream, connector, stop, filled))
+            for part in range(1, 4):
+                until(partial(reached, done, total * part // 4), 20, every_s=0.0005)
+                server.kill()
+                server.restart()
+            link = connector.wait_until_up(5_000)
+            count = ("XLEN", stream) if way == "to" else ("LLEN", "l")
+            until(lambda: link.call(*count) >= total, 20, what=lambda: f"{done():,} are there")
+    found = numbers(link, stream) if way == "to" else listed(link, "l")
+    assert found == list(range(total))
+    link.close()
+
+
+@contextmanager
+def filling(
+    name: str, stream: str, connector: Connector, stop: threading.Event, filled: Filled
+) -> Iterator[None]:
+    """A bridge to a list that goes on while the block runs."""
+    thread = threading.Thread(
+        target=fill_list, args=(name, stream), kwargs={"connector": connector, "stop": stop, "filled": filled}
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
