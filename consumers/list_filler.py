@@ -189,7 +189,8 @@ class _Filler:
         self.limited = Limited(_log)
         self._queue, self._stream, self._follow, self._since = queue, stream, follow, since
         self._source = f"bridge:{bridge}"
-        self._keys, self._group = StreamKeys(stream), f"bridge:{queue.name}"
+        self._keys = StreamKeys(stream)
+        self._group = f"bridge:{queue.name}" + (f":{bridge}" if bridge != stream else "")
         self._stop, self._filled, self._progress = stop, filled, progress
         self._next_report_s = 0.0
         self._rate = rate

@@ -21,7 +21,7 @@ MOST_BYTES = 1_000_000
 """Most bytes of payloads of one script call, unless one alone has more."""
 MOST_HELD = 2_000
 """Most tasks that a bridge to elsewhere holds."""
-SCRIPTS = ("bridge_move", "bridge_hold", "bridge_drop", "bridge_return", "bridge_push")
+SCRIPTS = ("bridge_move", "bridge_hold", "bridge_drop", "bridge_push")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +108,6 @@ def drop_command(options: ListOptions, bridge: str, before: str, after: str, cou
     keys = options.keys
     return script("bridge_drop").command(
         [keys.bridge(bridge), counter_key(options, bridge), keys.tasks.never], [before, after, count]
-    )
-
-
-def return_command(options: ListOptions, bridge: str, counter: str, stay: int) -> tuple[Arg, ...]:
-    """Give back to the list what the bridge holds, except the `stay` oldest tasks."""
-    keys = options.keys
-    return script("bridge_return").command(
-        [keys.list, keys.bridge(bridge), counter_key(options, bridge), keys.tasks.never],
-        [options.take, counter, stay, MOST_TASKS],
     )
 
 

@@ -51,7 +51,8 @@ def follow_list(
 
     Raises:
         UsageError: names or options that cannot be. WrongKeyTypeError: one of the keys is none of its kind.
-        DecodeError: with bad=stop, a task that cannot be decoded; it is still in the list, with all behind it.
+        DecodeError: with bad=stop, a task that cannot be decoded; it is still in the list, with all behind it, or, to
+            another server or slot, held.
         AccessDeniedError and the like: the server does not let us.
     """
     queue = ListOptions(name=queue) if isinstance(queue, str) else queue

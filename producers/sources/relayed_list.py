@@ -8,18 +8,10 @@ they are removed. Whatever breaks in between, the position says which of those t
 import secrets
 import zlib
 
-from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.errors import DecodeError, MillstreamError, NotConnectedError
 from pipeline.keys import StreamKeys
 from pipeline.server.append import Appended, AppendOptions, append_command, parse_append
-from pipeline.server.bridging import (
-    Held,
-    checked,
-    drop_command,
-    hold_command,
-    load_scripts,
-    parse_held,
-    return_command,
-)
+from pipeline.server.bridging import Held, checked, drop_command, hold_command, load_scripts, parse_held
 from pipeline.server.connect import Connector, Link
 from pipeline.server.replies import text
 from pipeline.server.scripts import script
@@ -123,29 +115,31 @@ class _Run:
         self._position = ""
 
     def to_the_end(self) -> None:
-        """See Way.run()."""
+        """See Way.run(). Once stopped, what is held is yet delivered: it would be in nobody's sight."""
         course = self._course
         self._find_place()
         made = Made()
-        while not course.stop.is_set():
+        while True:
             if not made.tasks and made.stopped is None:
                 made = course.next(self._pending)
             if made.tasks:
                 made = self._step(made)
             elif made.stopped is not None:
-                self._give_back()
-                raise made.stopped
-            elif self._take() or not self._confirmed():
-                continue
-            elif not course.follow:
+                self._finish()
+                held = course.queue.keys.bridge(self._relay.name)
+                raise DecodeError(f"{made.stopped} (the task and what is behind it are held in {held!r})")
+            elif course.stop.is_set():
                 self._finish()
                 return
+            elif self._take() or not self._confirmed():
+                continue
             else:
                 self._finish()
+                if not course.follow:
+                    return
                 course.await_task(self._source)
                 if self._source.closed:
                     return  # stopped, and nothing is held
-        self._give_back()
 
     def _step(self, made: Made) -> Made:
         """Append tasks, and meanwhile make the entries of the next ones; these."""
@@ -182,7 +176,8 @@ class _Run:
     def _ask(self) -> bool:
         """Send what removes tasks that are in the stream, if there are any, and takes more; whether there were."""
         queue, name = self._course.queue, self._relay.name
-        hold = hold_command(queue, name, self._course.most, self._counter(self._removed))
+        most = 0 if self._course.stop.is_set() else self._course.most
+        hold = hold_command(queue, name, most, self._counter(self._removed))
         count = self._delivered - self._removed
         if not count:
             self._source.send(hold)
@@ -271,18 +266,6 @@ class _Run:
         if self._source.call(*drop_command(queue, self._relay.name, before, after, 0))[0] != b"dropped":
             raise self._crossed()
         self._find_place()
-
-    def _give_back(self) -> None:
-        """The bridge ends: what it holds and is not in the stream goes back to where it was taken from."""
-        queue, name = self._course.queue, self._relay.name
-        self._finish()
-        stay = self._number - self._removed
-        while True:
-            status, count = self._source.call(
-                *return_command(queue, name, self._counter(self._removed), stay)
-            )
-            if status != b"returned" or not count:
-                return
 
     def _counter(self, number: int) -> str:
         return f"{self._life}:{number}"

@@ -15,7 +15,7 @@ from producers.sources.lists import follow_list
 from producers.sources.tasks import TaskOptions
 from tests.clustered import one_node_cluster
 from tests.conftest import OwnServer, Server
-from tests.lists.bridging import bridges, is_sorted, listed, numbers, push, task
+from tests.lists.bridging import bridges, events, is_sorted, listed, numbers, push, task
 from tests.proxy import Proxy
 from tests.until import until
 
@@ -65,7 +65,7 @@ def test_tasks_come_in_order_and_nothing_is_held_afterwards(
 def test_it_goes_on_while_tasks_come_and_stops_with_nothing_held(
     producer: Producer, old: Old, link: Link, stream: str
 ) -> None:
-    """A bridge that is stopped gives back what is not in the stream, so that old workers get it, in order."""
+    """A bridge that is stopped delivers what it holds; all that is behind it is still in the list, in order."""
     with bridges(producer) as running:
         stop, fed = running(stream, "l", url=old.url)
         push(old.link, "l", range(10))
@@ -114,6 +114,20 @@ def test_two_bridges_of_one_name_double_nothing(
             running(stream, "l", url=old.url)
         until(lambda: link.call("XLEN", stream) >= 4_000, 30, what="all are moved")
     assert numbers(link, stream) == list(range(4_000))
+    assert old.held(stream) == []
+
+
+def test_bridges_of_one_name_may_come_and_go(producer: Producer, old: Old, link: Link, stream: str) -> None:
+    """Each that is stopped delivers what it believes to hold, while others do the same."""
+    push(old.link, "l", range(12_000))
+    with bridges(producer) as running:
+        for part in range(1, 7):
+            stops = [running(stream, "l", url=old.url)[0] for _ in range(2)]
+            until(lambda part=part: link.call("XLEN", stream) >= part * 1_000, 30)  # type: ignore[misc]
+            for stop in stops:
+                stop.set()
+    follow_list(producer, stream, "l", url=old.url, follow=False)
+    assert numbers(link, stream) == list(range(12_000))
     assert old.held(stream) == []
 
 
@@ -218,22 +232,23 @@ def test_tasks_are_removed_once_they_are_as_safe_as_asked(
     link.close()
 
 
-def test_with_bad_stop_what_is_not_moved_goes_back(
+def test_with_bad_stop_the_error_says_where_the_task_is(
     producer: Producer, old: Old, link: Link, stream: str
 ) -> None:
-    """The task that cannot be decoded, and those behind it, are in the list as they were."""
+    """It is held, with what was taken behind it, until the bridge runs again, with another option."""
     old.link.call("LPUSH", "l", '{"n": 1}', b"{no", '{"n": 3}')
-    with pytest.raises(DecodeError):
-        follow_list(
-            producer,
-            stream,
-            ListOptions(name="l", payload="json"),
-            url=old.url,
-            follow=False,
-            options=TaskOptions(bad="stop"),
-        )
-    assert link.call("XLEN", stream) == 1 and old.held(stream) == []
-    assert old.link.call("LRANGE", "l", 0, -1) == [b'{"n": 3}', b"{no"]
+    queue = ListOptions(name="l", payload="json")
+    with pytest.raises(DecodeError, match="held in"):
+        follow_list(producer, stream, queue, url=old.url, follow=False, options=TaskOptions(bad="stop"))
+    assert link.call("XLEN", stream) == 1 and old.held(stream) == [b"{no", b'{"n": 3}']
+    assert follow_list(producer, stream, queue, url=old.url, follow=False) == Fed(
+        lines=2, confirmed=2, unparsed=1
+    )
+    assert [event.headers.get("kept", "")[:14] for event in events(link, stream)] == [
+        "",
+        "not valid JSON",
+        "",
+    ]
 
 
 def test_on_a_cluster_other_slots_are_reached_in_steps(tmp_path: Path) -> None:
