@@ -128,7 +128,7 @@ def fill_list(
         filler.limited.warning("trouble", "the bridge waits for the server", why=str(error))
 
     try:
-        until_done(attempt, stop=stop, done=lambda: filled.pushed, trouble=trouble)
+        until_done(attempt, stop=stop, done=lambda: filled.pushed, trouble=trouble, over=[here, there])
     except WrongKeyTypeError as error:
         raise WrongKeyTypeError(f"list {queue.name!r} or stream {stream!r}: {error}") from None
     finally:

@@ -123,7 +123,13 @@ def _until_done(course: Course, source: Connector, bridge: str) -> None:
         course.limited.warning("trouble", "the bridge waits for the server", why=str(error))
 
     try:
-        until_done(attempt, stop=course.stop, done=lambda: course.fed.confirmed, trouble=trouble)
+        until_done(
+            attempt,
+            stop=course.stop,
+            done=lambda: course.fed.confirmed,
+            trouble=trouble,
+            over=[source, course.producer.connector],
+        )
     except WrongKeyTypeError as error:
         raise WrongKeyTypeError(f"list {course.queue.name!r} or stream {course.stream!r}: {error}") from None
     finally:

@@ -9,6 +9,8 @@ import pytest
 from consumers.list_queue import ListQueue
 from pipeline.errors import AccessDeniedError
 from pipeline.event import Event
+from producers.producer import Producer
+from producers.sources.lists import follow_list
 from tests.lists.conftest import Listing
 from tests.until import until
 
@@ -90,6 +92,32 @@ def test_a_queue_reads_a_password_anew_that_stands_in_a_file(
         pushing.join(20)
         waiting.join(20)
     assert popped == ["two"]
+
+
+def test_a_bridge_reads_a_password_anew_that_stands_in_a_file(
+    listing: Listing, stream: str, tmp_path: Path
+) -> None:
+    """It waits for it, and goes on where it was."""
+    as_user(listing, stream, "+@all", "~*")
+    file = tmp_path / "password"
+    file.write_text("secret\n", encoding="utf-8")
+    to, stop = f"{listing.list}-events", threading.Event()
+    url = f"{listing.url}?username={stream}&password_file={file}"
+    with Producer(url) as producer:
+        bridging = threading.Thread(target=lambda: follow_list(producer, to, listing.list, stop=stop))
+        bridging.start()
+        try:
+            listing.push("one")
+            until(lambda: listing.link.call("EXISTS", to) and listing.link.call("XLEN", to) == 1)
+            listing.link.call("ACL", "SETUSER", stream, "resetpass", ">another")
+            assert listing.link.call("CLIENT", "KILL", "USER", stream)
+            listing.push("two")
+            until(lambda: refused(listing, stream), what="it is refused")
+            file.write_text("another\n", encoding="utf-8")
+            until(lambda: listing.link.call("XLEN", to) == 2)
+        finally:
+            stop.set()
+            bridging.join(20)
 
 
 def refused(listing: Listing, user: str) -> bool:
