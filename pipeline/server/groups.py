@@ -154,6 +154,11 @@ def join(
         [keys.stream, keys.groups, keys.again(group), keys.never],
         [group, escape(group), start, int(lost), nonce(), name],
     )
+    if reply[0] == b"list" and name:
+        raise UsageError(
+            f"list {name!r} and list {text(reply[1])!r} would both have the stream {keys.stream!r} for what is taken "
+            "from them: rename one of the two"
+        )
     if reply[0] == b"list":
         raise UsageError(
             f"stream {keys.stream!r} holds what workers of the list {text(reply[1])!r} have taken: consume the list "

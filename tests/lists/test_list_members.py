@@ -217,6 +217,8 @@ def test_a_list_has_one_group_also_where_another_app_has_it(listing: Listing) ->
         Consumer(list=listing.list, group="others", url=listing.url).start()
     with pytest.raises(UsageError, match="consume the list"):
         Consumer(listing.stream, group="others", url=listing.url).start()
+    with pytest.raises(UsageError, match="rename one of the two"):
+        Consumer(list=f"{{{listing.list}}}", url=listing.url).start()
 
 
 def test_failures_retries_and_rejections_leave_nothing_behind(listing: Listing) -> None:

@@ -5,9 +5,9 @@
 --       4 1 if a member saw this group before: then it is lost, not new  5 random part of the claims token
 --       6 '', or the name of the list queue whose tasks the stream holds
 -- Returns {state, position, entries}: state exists | created | recreated | own lost (the group is there, and what was
---       due again for it is gone); position it was created at; entries in the stream. Or {'list', name, 0}: nothing was
---       done, as the stream holds the tasks of that list; or {'other', group, 0}: nor was it, as a list has one group
---       and this one's is another.
+--       due again for it is gone); position it was created at; entries in the stream. Or nothing was done:
+--       {'list', name, 0}: the stream holds the tasks of that list, and not of ARGV 6
+--       {'other', group, 0}: a list has one group, and this one's is another
 --
 -- The stream of a list holds nothing that is settled: its group begins at the start, whatever was saved.
 --
@@ -25,9 +25,8 @@ end
 local function failed(reply) return type(reply) == 'table' and reply['err'] end
 
 local listed = redis.call('HGET', KEYS[2], ':list') -- no group has an empty name
-if ARGV[6] == '' then
-  if listed then return {'list', listed, 0} end
-else
+if listed and listed ~= ARGV[6] then return {'list', listed, 0} end
+if ARGV[6] ~= '' then
   local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
   if failed(groups) then
     if not string.find(groups['err'], 'no such key', 1, true) then return groups end
