@@ -70,6 +70,8 @@ class Load:
     """For producer_process.main."""
     queue: str = ""
     """The list queue that producers push to, instead of a stream. It has one crew."""
+    order: str = "fifo"
+    """Of the list queue."""
     crews: Sequence[Crew] = (
         Crew(group="audit", kinds=("plain", "async")),
         Crew(group="bill", kinds=("batch", "async"), obeys=True),
@@ -162,6 +164,7 @@ class Field:
             stream=self.keys.stream,
             group=crew.group,
             queue=self.load.queue,
+            order=self.load.order,
             journal=str(journal),
             kind=kind,
             seed=number,
@@ -316,7 +319,7 @@ class Field:
             for kind, *rest in producer.journal.lines():
                 if kind == "ask":
                     for name, plan in rest[0]:
-                        self._asked[name] = (source, plan, rest[1], producer.kind == "plain")
+                        self._asked[name] = (source, plan, rest[1], producer.kind.startswith("plain"))
                 elif kind == "told":
                     names, fate, at_s = rest
                     for name in names:
@@ -375,8 +378,9 @@ class Field:
         """The names of the tasks that nobody has taken, or that lie in the hand."""
         if self.queue is None:
             return []
-        found = [*link.call("LRANGE", self.queue.hand, 0, -1), *link.call("LRANGE", self.queue.list, 0, -1)]
-        return [json.loads(payload)["name"] for payload in found]
+        look = "ZRANGE" if self.load.order == "priority" else "LRANGE"
+        found = [*link.call("LRANGE", self.queue.hand, 0, -1), *link.call(look, self.queue.list, 0, -1)]
+        return [json.loads(payload[payload.index(b"{") :])["name"] for payload in found]
 
     def _left(self, link: Link, group: str) -> tuple[set[str], list[Fields], list[Fields]] | None:
         """What a group has left: entries pending or unread, what is due again, and what waits; None if it is gone."""

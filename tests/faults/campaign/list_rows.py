@@ -38,7 +38,7 @@ from tests.faults.campaign.server_rows import (
     kill_strict_server,
     writes_refused,
 )
-from tests.faults.campaign.worker_rows import kill_all, kill_one, kill_producer, stop_one, tell_to_go
+from tests.faults.campaign.worker_rows import kill_all, kill_producer, stop_one, tell_to_go
 from tests.until import until
 
 LIST = "emails"
@@ -69,6 +69,27 @@ AT_REST = replace(IN_ORDER, rate=150)
 """The worker waits for each task, so that each is handed over."""
 QUIET = Demands(repeats=False)
 STRICT = Demands(repeats=False, effect=3, claim_after_s=30)
+
+
+def kill_in_turn(field: Field, rng: random.Random) -> None:
+    """kill -9 one worker, start another, and let what it held be run before the next dies.
+
+    All workers are of one group here: what five in turn held as they died would be taken for what killed them.
+    """
+    field.until_confirmed(60)
+    victim = rng.choice(field.killable())
+    field.until_busy([victim])
+    field.kill([victim])
+    field.replace(victim)
+    field.until_joined()
+    until(lambda: not field.held_by(victim), 60, what=field.said, every_s=0.05)
+
+
+def do_several(field: Field, rng: random.Random) -> None:
+    """One of what other rows do, drawn."""
+    rng.choice((kill_in_turn, kill_clients, forget_scripts, run_out_of_memory, kill_strict_server))(
+        field, rng
+    )
 
 
 def restart_worker(field: Field, rng: random.Random) -> None:
@@ -110,7 +131,7 @@ def standing(link: Link, field: Field) -> int:
     assert field.queue is not None, "the row has a list"
     return sum(
         [
-            link.call("LLEN", field.queue.list),
+            link.call("ZCARD" if field.load.order == "priority" else "LLEN", field.queue.list),
             link.call("LLEN", field.queue.hand),
             link.call("XLEN", field.queue.stream),
         ]
@@ -223,7 +244,7 @@ ROWS = (
     Row(
         name="list-workers-killed",
         says="list queue: kill -9 of one worker after the other",
-        storm=kill_one,
+        storm=kill_in_turn,
         load=BUSY,
         demands=Demands(taken_over_s=30),
         rounds=3,
@@ -400,6 +421,16 @@ ROWS = (
         load=replace(STEADY, producers=("queue", "queue-many")),
         demands=QUIET,
         most_rounds=8,
+    ),
+    Row(
+        name="list-priority",
+        says="list queue with priorities (sorted set): workers, connections and the server killed, scripts, no memory",
+        storm=do_several,
+        server={"fsync": "always"},
+        load=replace(BUSY, producers=("plain-priorities", "priorities", "priorities"), order="priority"),
+        demands=QUIET,
+        rounds=6,
+        most_rounds=30,
     ),
     Row(
         name="list-waiting-denied",

@@ -13,13 +13,21 @@ from producers.async_producer import AsyncProducer
 from producers.producer import Producer
 from tests.faults.campaign.history import FAILED
 from tests.faults.campaign.journal import Journal
-from tests.faults.campaign.pushing import push_ours, push_ours_many, push_plainly
+from tests.faults.campaign.pushing import (
+    push_ours,
+    push_ours_many,
+    push_plain_priorities,
+    push_plainly,
+    push_priorities,
+)
 from tests.faults.campaign.sending import TICK_S, Sending
 
 PUSHING: dict[str, Callable[[str, str, Sending, float], None]] = {
     "plain": push_plainly,
     "queue": push_ours,
     "queue-many": push_ours_many,
+    "priorities": push_priorities,
+    "plain-priorities": push_plain_priorities,
 }
 """Kinds of producers of a list."""
 

@@ -6,6 +6,8 @@ pushes again. Ours numbers its pushes, and tries until it knows.
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import redis
@@ -23,10 +25,28 @@ REFUSED_S = 0.02
 
 def push_plainly(url: str, name: str, sending: Sending, rate: float) -> None:
     """LPUSH, one task at a time."""
+    _push_plainly(url, sending, rate, lambda client, payload: client.lpush(name, payload))
+
+
+def push_plain_priorities(url: str, name: str, sending: Sending, rate: float) -> None:
+    """ZADD to a priority queue, one task at a time."""
+    _push_plainly(url, sending, rate, lambda client, payload: client.zadd(name, {payload: len(payload) % 5}))
+
+
+def push_priorities(url: str, name: str, sending: Sending, rate: float) -> None:
+    """push() with a priority, one task at a time."""
+    with ListQueue(name, url, order="priority") as queue:
+        for count in sending.chunks(rate):
+            for event in sending.events(count) if count else ():
+                sending.tell([event], _fate(lambda event=event: queue.push(event, priority=event["sum"] % 5)))
+            time.sleep(TICK_S)
+
+
+def _push_plainly(url: str, sending: Sending, rate: float, push: Callable[[Any, str], Any]) -> None:
     client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
     for count in sending.chunks(rate):
         for event in sending.events(count) if count else ():
-            fate = _pushed(client, name, json.dumps(event))
+            fate = _pushed(partial(push, client, json.dumps(event)))
             sending.tell([event], fate)
             if fate == UNKNOWN:
                 _until_there(client)
@@ -54,10 +74,10 @@ def push_ours_many(url: str, name: str, sending: Sending, rate: float) -> None:
             time.sleep(TICK_S)
 
 
-def _pushed(client: "redis.Redis", name: str, payload: str) -> str:
+def _pushed(push: Callable[[], Any]) -> str:
     while True:
         try:
-            client.lpush(name, payload)
+            push()
         except (redis.ResponseError, redis.exceptions.BusyLoadingError):
             time.sleep(REFUSED_S)
         except (redis.ConnectionError, redis.TimeoutError):

@@ -17,6 +17,7 @@ from typing import Any
 from consumers.app import Pipeline
 from consumers.delivery import held_of
 from pipeline.event import Event
+from pipeline.list_options import ListOptions
 from pipeline.options import Retry
 from pipeline.outcome import Later, Outcomes, Reject
 from tests.faults.campaign.journal import Journal
@@ -151,6 +152,7 @@ def main(
     kind: str,
     seed: int,
     queue: str = "",
+    order: str = "fifo",
     obeys: bool = True,
     work_ms: float = 2,
     slow_s: float = 0.1,
@@ -162,13 +164,15 @@ def main(
     calm: str = "",
     grace: str = "20s",
 ) -> int:
-    """Consume until SIGTERM; 0 after a clean stop. queue: the list whose tasks `stream` holds."""
+    """Consume until SIGTERM; 0 after a clean stop. queue: the list whose tasks `stream` holds, and its order."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     written = Journal(journal)
     written.watch_stalls()
     handling = Handling(written, obeys=obeys, work_ms=work_ms, slow_s=slow_s, seed=seed, hold=hold)
     app = Pipeline(url)
-    options: dict[str, Any] = ({"list": queue} if queue else {"stream": stream}) | {
+    options: dict[str, Any] = (
+        {"list": ListOptions(name=queue, order=order)} if queue else {"stream": stream}
+    ) | {
         "group": group,
         "claim_after": claim_after,
         "concurrency": concurrency,
