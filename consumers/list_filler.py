@@ -413,12 +413,29 @@ class _Filler:
         self._next_move_s = time.monotonic() + FOLLOW_S
 
     def _begin(self) -> str:
-        """The position before the first entry that is meant."""
+        """The position before the first entry that is meant; where the group stands, if the list's server lost it."""
+        at = self._group_at()
+        if at is not None:
+            _log.warning(
+                "the position beside the list is lost: the bridge goes on where its group stands",
+                list=self._queue.name,
+                stream=self._stream,
+                entry_id=at,
+            )
+            return at
         begin = position_id(self._since, server_ms(self._link), "since")
         if begin != "$":
             return before(begin)
         reply = self._link.calls([("XINFO", "STREAM", self._stream)])[0]
         return text(pairs(reply)["last-generated-id"]) if isinstance(reply, list) else "0-0"
+
+    def _group_at(self) -> str | None:
+        """The last entry that the group is done with; None where there is no such group."""
+        rows = self._link.calls([("XINFO", "GROUPS", self._stream)])[0]
+        found = [pairs(row) for row in rows] if isinstance(rows, list) else []
+        return next(
+            (text(row["last-delivered-id"]) for row in found if text(row["name"]) == self._group), None
+        )
 
     def _join(self) -> int | None:
         """Make sure that the group is there; how many entries had been added up to our position, None if unknown."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from consumers.list_filler import Filled, fill_list
 from pipeline.errors import DecodeError, UsageError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
@@ -14,7 +15,7 @@ from producers.sources.feed import Fed
 from producers.sources.lists import follow_list
 from producers.sources.tasks import TaskOptions
 from tests.conftest import OwnServer, Server
-from tests.lists.bridging import Running, bridges, events, numbers, push, task
+from tests.lists.bridging import Running, bridges, events, listed, numbers, push, task
 from tests.proxy import Proxy
 from tests.until import until
 
@@ -263,3 +264,29 @@ def test_what_cannot_be_bridged_is_refused(producer: Producer, queue: ListOption
         follow_list(producer, stream, queue, follow=False)
     with pytest.raises(UsageError, match="bad="):
         TaskOptions(bad="drop")
+
+
+def test_a_server_that_forgets_scripts_and_data_is_gone_on_with(own_server: OwnServer, stream: str) -> None:
+    """SCRIPT FLUSH and FLUSHALL beneath a bridge each way: it loads its scripts anew, and moves what comes."""
+    server = own_server()
+    connector = server.connector()
+    link = connector.link("test")
+    stop, filled = threading.Event(), Filled()
+    back = threading.Thread(
+        target=fill_list,
+        args=("back", stream),
+        kwargs={"connector": connector, "stop": stop, "filled": filled},
+    )
+    with Producer(connector=connector) as producer, bridges(producer) as running:
+        _, fed = running(stream, "l")
+        back.start()
+        try:
+            for count, forget in enumerate((("SCRIPT", "FLUSH"), ("FLUSHALL",), ("PING",)), 1):
+                push(link, "l", range(10))
+                until(lambda count=count: (fed.confirmed, filled.pushed) == (10 * count, 10 * count))  # type: ignore[misc]
+                link.call(*forget)
+        finally:
+            stop.set()
+            back.join(10)
+    assert not back.is_alive() and listed(link, "back") == list(range(10))
+    link.close()

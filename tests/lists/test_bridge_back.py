@@ -145,6 +145,21 @@ def test_to_another_server(own_server: OwnServer, server: Server, link: Link, st
     to_old.close()
 
 
+def test_a_list_server_that_lost_the_position_gets_no_history_again(
+    own_server: OwnServer, server: Server, stream: str
+) -> None:
+    """The group on the stream says where the bridge was."""
+    old = own_server()
+    to_old = old.connector().link("test")
+    send(server.connector(), stream, range(500))
+    fill_list("l", stream, url=old.address.shown, stream_url=server.address.shown, follow=False)
+    to_old.call("FLUSHALL")
+    send(server.connector(), stream, range(500, 510))
+    fill_list("l", stream, url=old.address.shown, stream_url=server.address.shown, follow=False)
+    assert listed(to_old, "l") == list(range(500, 510))
+    to_old.close()
+
+
 def test_since_says_where_to_begin_for_the_first_time(connector: Connector, link: Link, stream: str) -> None:
     """From the end, nothing of what was; from an entry, that one and all behind it; later runs go on."""
     send(connector, stream, range(10))
