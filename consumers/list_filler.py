@@ -31,6 +31,7 @@ from pipeline.list_options import ListOptions
 from pipeline.observe.log import Limited, get_logger
 from pipeline.pace import Pace
 from pipeline.position import before, parse_entry_id, position_id
+from pipeline.server.bridge_sign import BridgeSign
 from pipeline.server.bridging import MOST_BYTES, MOST_TASKS, checked, load_scripts, push_command
 from pipeline.server.connect import Connector, Link
 from pipeline.server.groups import join
@@ -100,7 +101,8 @@ def fill_list(
         connector, stream_connector: instead of the URLs; they stay the caller's.
 
     Raises:
-        UsageError: names or options that cannot be. WrongKeyTypeError: one of the keys is none of its kind.
+        UsageError: names or options that cannot be; or a bridge from this list to this stream is at work.
+        WrongKeyTypeError: one of the keys is none of its kind.
         NoSuchStreamError: with follow=False, there is no such stream. UnknownFormatError: an entry of a newer version.
     """
     queue = ListOptions(name=queue) if isinstance(queue, str) else queue
@@ -113,7 +115,10 @@ def fill_list(
         queue, stream, check_name("bridge", bridge or stream), follow, since, stop, filled, rate, progress
     )
 
+    sign = BridgeSign(there, queue, stream, to_stream=False, stop=stop)
+
     def attempt() -> None:
+        sign.put_up()
         with_list = with_stream = None
         try:
             with_list, with_stream = there.link("bridge"), here.link("bridge")
@@ -133,10 +138,13 @@ def fill_list(
         raise WrongKeyTypeError(f"list {queue.name!r} or stream {stream!r}: {error}") from None
     finally:
         filler.report()
-        if here is not there and stream_connector is None:
-            here.close()
-        if connector is None:
-            there.close()
+        try:
+            sign.close()
+        finally:
+            if here is not there and stream_connector is None:
+                here.close()
+            if connector is None:
+                there.close()
     return filled
 
 

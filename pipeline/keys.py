@@ -183,6 +183,10 @@ class ListKeys:
         """List: what a bridge to another slot or server has taken and not yet delivered."""
         return f"{self.tasks.prefix}list:bridge:{escape(bridge)}"
 
+    def bridging(self, way: str, stream: str) -> str:
+        """String, expiring: a bridge `to` or `from` this stream is at work."""
+        return f"{self.tasks.prefix}list:bridging:{way}:{escape(stream)}"
+
     def position(self, source: str) -> str:
         """String: how far a bridge has come."""
         return self.tasks.source(source)

@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.errors import MillstreamError, UsageError, WrongKeyTypeError
 from pipeline.keys import check_name, check_stream_name, slot_of
 from pipeline.list_options import ListOptions
+from pipeline.server.bridge_sign import BridgeSign
 from pipeline.server.connect import Connector
 from pipeline.server.lasting import until_done
 from producers.producer import Producer
@@ -50,7 +51,8 @@ def follow_list(
         fed, progress: as those of follow_file(); `unparsed` counts the tasks that went on as they are.
 
     Raises:
-        UsageError: names or options that cannot be. WrongKeyTypeError: one of the keys is none of its kind.
+        UsageError: names or options that cannot be; or a bridge from this stream to this list is at work.
+        WrongKeyTypeError: one of the keys is none of its kind.
         DecodeError: with bad=stop, a task that cannot be decoded; it is still in the list, with all behind it, or, to
             another server or slot, held.
         AccessDeniedError and the like: the server does not let us.
@@ -109,9 +111,11 @@ def _way(course: Course, source: Connector, bridge: str) -> Way:
 
 def _until_done(course: Course, source: Connector, bridge: str) -> None:
     way: Way | None = None
+    sign = BridgeSign(source, course.queue, course.stream, to_stream=True, stop=course.stop)
 
     def attempt() -> None:
         nonlocal way
+        sign.put_up()
         way = way or _way(course, source, bridge)
         try:
             way.run()
@@ -133,4 +137,7 @@ def _until_done(course: Course, source: Connector, bridge: str) -> None:
     except WrongKeyTypeError as error:
         raise WrongKeyTypeError(f"list {course.queue.name!r} or stream {course.stream!r}: {error}") from None
     finally:
-        course.close()
+        try:
+            course.close()
+        finally:
+            sign.close()
