@@ -21,6 +21,8 @@ def arguments(data: Any) -> tuple[list[Any], dict[str, Any]]:
     Raises:
         ArgumentsError: they are something else, or one is named twice.
     """
+    if not isinstance(data, dict):
+        raise ArgumentsError(f"a task is an object with args and kwargs, not {_shown(data)}")
     args, named = data.get("args"), data.get("kwargs")
     if args is not None and not isinstance(args, list | tuple | dict):
         raise ArgumentsError(f"args is an array or an object, not {_shown(args)}")

@@ -8,6 +8,7 @@ import math
 import time
 from functools import lru_cache
 
+from pipeline.codec import pack
 from pipeline.errors import NoSuchGroupError
 from pipeline.header import SINGLE, UNCOMPRESSED, write_header
 from pipeline.keys import GroupRef, escape
@@ -39,6 +40,10 @@ def task_header(options: ListOptions) -> bytes:
     return header[:-1] if options.is_sorted else header
 
 
+NO_SCORE = pack("0")
+"""Ends the header of a task of a sorted set whose score is not known."""
+
+
 def feed_command(
     options: ListOptions, count: int, *, group: str = WORKERS, hand_only: bool = False
 ) -> Command:
@@ -56,7 +61,10 @@ def _feed_words(
     end = "" if hand_only else "lowest" if options.is_sorted else options.take
     return (
         [keys.list, keys.hand, keys.stream, keys.tasks.never],
-        [group, min(count, MAX_IDS), end, task_header(options), int(options.format == "unique")],
+        [
+            *(group, min(count, MAX_IDS), end, task_header(options), int(options.format == "unique")),
+            NO_SCORE if options.is_sorted else b"",
+        ],
     )
 
 
@@ -72,7 +80,7 @@ def hand_over_command(options: ListOptions, block_ms: int) -> Command:
     Source: https://redis.io/docs/latest/commands/blmove/
     """
     keys = options.keys
-    return ("BLMOVE", keys.list, keys.hand, options.take.upper(), "RIGHT", block_ms / 1_000)
+    return ("BLMOVE", keys.list, keys.hand, options.take.upper(), "LEFT", block_ms / 1_000)
 
 
 def drain_hand(link: Link, options: ListOptions, group: str = WORKERS) -> int:

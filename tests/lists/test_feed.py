@@ -47,7 +47,7 @@ def test_tasks_move_in_the_order_in_which_they_are_taken(fed: Listing, push: str
     options = fed.options(push=push, order=order)
     names = [str(n) for n in range(600)]
     fed.push(*names, end=push)
-    fed.link.call("RPUSH", fed.list_keys.hand, "first", "second")
+    fed.link.call("LPUSH", fed.list_keys.hand, "first", "second")
     assert feed(fed, 500, options) == 500
     assert feed(fed, 500, options) == 0, "so many are unread"
     read(fed, 400)
@@ -71,6 +71,10 @@ def test_a_sorted_set_is_taken_from_its_lowest_score_on(fed: Listing, format_: s
         {"list": fed.list, "priority": score} for score in ("-inf", "1.5", "2", "3")
     ]
     assert fed.link.call("EXISTS", fed.list) == 0
+    fed.link.call("LPUSH", fed.list_keys.hand, "put back")
+    assert feed(fed, 500, options, hand_only=True) == 1
+    (last,) = decode_entry(*fed.entries()[-1]).events
+    assert (last.data, last.headers["priority"]) == ("put back", "0")
 
 
 def test_a_call_moves_about_a_megabyte_and_any_one_task(fed: Listing) -> None:
@@ -83,7 +87,7 @@ def test_a_call_moves_about_a_megabyte_and_any_one_task(fed: Listing) -> None:
 def test_only_the_hand_is_drained_whatever_is_unread(fed: Listing) -> None:
     """Nobody else would have it moved."""
     fed.push("in the list")
-    fed.link.call("RPUSH", fed.list_keys.hand, *(str(n) for n in range(1_200)))
+    fed.link.call("LPUSH", fed.list_keys.hand, *(str(n) for n in range(1_200)))
     assert drain_hand(fed.link, fed.options(), GROUP) == 1_200
     assert bodies(fed) == [str(n).encode() for n in range(1_200)]
     assert fed.left() == [b"in the list"]

@@ -8,9 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from consumers.app import Pipeline
+from pipeline.envelope import read_dead
 from pipeline.errors import UsageError
 from pipeline.event import Event
+from pipeline.keys import StreamKeys
 from pipeline.options import Retry
+from pipeline.server.replies import parse_entries
+from pipeline.wire import encode_entry
 from tests.lists.conftest import Listing
 from tests.until import until
 
@@ -205,3 +209,24 @@ def test_what_a_decorator_adds_is_not_asked_of_the_task(listing: Listing) -> Non
     with listing.running():
         until(lambda: seen)
     assert seen == [("session", 7)]
+
+
+def test_functions_run_for_events_of_a_stream_too(listing: Listing) -> None:
+    """Those of the function's name; data that is no task is a dead letter, and other types are others'."""
+    called: list[int] = []
+
+    @listing.app.consumer(listing.list, group="g", function=True)
+    def add(number: int) -> None:
+        called.append(number)
+
+    for data, type_ in (({"args": [1]}, "add"), ([1], "add"), ({"args": [2]}, "other")):
+        fields = encode_entry(Event(data, type=type_), producer="p", number=len(str(data)))
+        listing.link.call("XADD", listing.list, "*", *fields)
+    dead = StreamKeys(listing.list).dead("g")
+    with listing.running():
+        until(lambda: called and listing.link.call("XLEN", dead))
+    ((_, died),) = parse_entries(listing.link.call("XRANGE", dead, "-", "+"))
+    letter, _ = read_dead(died or [])
+    assert letter is not None
+    assert letter.reason == "arguments do not fit: a task is an object with args and kwargs, not [1] (list)"
+    assert called == [1]

@@ -164,7 +164,7 @@ def test_more_than_one_call_brings_back_goes_back_in_order(listing: Listing) -> 
     ref = GroupRef(listing.keys, "g", private=True)
     for at in range(0, len(read), 500):
         hand_back(listing.link, ref, "w", read[at : at + 500], idle_ms=1)
-    listing.link.call("LMOVE", listing.list, listing.list_keys.hand, "RIGHT", "RIGHT")
+    listing.link.call("LMOVE", listing.list, listing.list_keys.hand, "RIGHT", "LEFT")
     assert give_back(listing.link, options, "g") == 2_001
     assert listing.left() == before
     assert listing.taken() == 0

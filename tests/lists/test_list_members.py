@@ -145,7 +145,7 @@ def test_what_lies_in_the_hand_is_moved_on_by_the_member_on_duty(listing: Listin
         seen.append(event.data)
 
     with listing.running():
-        listing.link.call("RPUSH", listing.list_keys.hand, "left behind")
+        listing.link.call("LPUSH", listing.list_keys.hand, "left behind")
         until(lambda: seen, 3)
         listing.until_gone()
 

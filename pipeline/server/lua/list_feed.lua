@@ -6,6 +6,7 @@
 --       3 the end they are taken from: left, right, lowest (a sorted set), or '' (what lies in the hand, and no more)
 --       4 the field `h` of their entries; with lowest, all of it that stands before the score
 --       5 1 if members of the sorted set begin with an id of their own (`<16 hex>:`), which is not the payload's
+--       6 what completes the header of a task that has no score: '' for a list's; what lies in the hand has none
 -- Returns {moved, unread}: how many were moved, and how many are in the stream that no member has read; or an error:
 --       then nothing was moved.
 --
@@ -56,7 +57,9 @@ local armed, bytes, moved = false, 0, 0
 
 local function add(task)
   local body, header = task, ARGV[4]
-  if type(task) == 'table' then
+  if type(task) == 'string' then
+    header = header .. ARGV[6]
+  else
     body = task[1]
     if ARGV[5] == '1' and string.find(body, '^%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x%x:') then body = string.sub(body, 18) end
     header = header .. string.char(0xa0 + #task[2]) .. task[2] -- a msgpack text: the last header is the score
@@ -105,7 +108,7 @@ local function drain(key, kind)
   return problem
 end
 
-local problem = drain(KEYS[2], 'left')
+local problem = drain(KEYS[2], 'right')
 if not problem and ARGV[3] ~= '' then problem = drain(KEYS[1], ARGV[3]) end
 if problem and moved == 0 then return problem end
 return {moved, unread + moved}

@@ -58,12 +58,12 @@ local function full() return given >= MOST or bytes >= MOST_BYTES end
 
 if ARGV[6] == 'hand' then
   while not full() do
-    local body = redis.pcall('LINDEX', KEYS[2], -1)
+    local body = redis.pcall('LINDEX', KEYS[2], 0)
     if failed(body) then return body end
     if not body then break end
     local done = put(body)
     if failed(done) then return done end
-    redis.call('RPOP', KEYS[2])
+    redis.call('LPOP', KEYS[2])
     given = given + 1
   end
 elseif ARGV[6] == 'unread' then

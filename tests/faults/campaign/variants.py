@@ -364,7 +364,7 @@ _ALL = (
         [
             (
                 "pipeline/server/lists.py",
-                '("BLMOVE", keys.list, keys.hand, options.take.upper(), "RIGHT", block_ms / 1_000)',
+                '("BLMOVE", keys.list, keys.hand, options.take.upper(), "LEFT", block_ms / 1_000)',
                 '("BRPOP", keys.list, block_ms / 1_000)',
             ),
             ("consumers/list_watcher.py", _HANDED, _HANDED_AND_ADDED),
@@ -387,8 +387,8 @@ _ALL = (
         [
             (
                 f"{LUA}list_feed.lua",
-                "local problem = drain(KEYS[2], 'left')\n",
-                "local problem = nil\nif ARGV[3] == '' then problem = drain(KEYS[2], 'left') end\n",
+                "local problem = drain(KEYS[2], 'right')\n",
+                "local problem = nil\nif ARGV[3] == '' then problem = drain(KEYS[2], 'right') end\n",
             ),
             ("consumers/list_watcher.py", _HAND_AND_FEED, _HAND_THEN_FEED),
             (
