@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from consumers.state import MemberState, now_ms
-from pipeline.errors import MillstreamError, NotConnectedError
+from pipeline.errors import MillstreamError, NotConnectedError, UsageError
 from pipeline.list_options import ListOptions
 from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link
@@ -31,6 +31,8 @@ RETURN_MS = 10_000
 """Between two looks for what plain pops took whose callers died, in ms."""
 RETRY_MS = 1_000
 """After something was refused, in ms."""
+DECLARED_MS = 60_000
+"""And so much later where what is declared cannot be: only a person mends it."""
 
 _log = get_logger("list")
 
@@ -86,7 +88,7 @@ class ListDuties:
                 list=self._options.name,
                 error=str(error),
             )
-            return RETRY_MS
+            return DECLARED_MS if isinstance(error, UsageError) else RETRY_MS
 
     def _promote(self, link: Link) -> int:
         return min([self._promote_those(link, options) for options in self._delayed])

@@ -162,7 +162,8 @@ class OldTasks:
         if text(whose) != options.name:
             raise UsageError(
                 f"old_processing={options.old_processing!r} is what list {text(whose)!r} has declared as its own: "
-                "nothing in it says which list a task was taken from, so only one list may name it (ListOptions)"
+                "nothing in it says which list a task was taken from, so only one list may name it (ListOptions; "
+                f"if it was declared by mistake, delete the key {owner!r})"
             )
         link.call("PEXPIRE", owner, KEPT_MS)
 

@@ -156,3 +156,25 @@ def test_a_live_old_worker_keeps_what_it_runs(beside: Listing, old: ClassicQueue
     with beside.running():
         until(lambda: seen == ["dead"])  # it had stood for a full timeout; the other has five minutes
     assert old.redis.lrange("processing", 0, -1) == [b"long"]
+
+
+def test_a_processing_list_that_another_list_has_declared_is_left_to_it(
+    listing: Listing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker says so once, and works its list."""
+    options = listing.options(old_processing=f"{listing.list}-old", old_records=f"{listing.list}-old:")
+    listing.link.call("SET", f"{{{options.old_processing}}}:list:owner", "sms")
+    listing.link.call("LPUSH", options.old_processing, "of sms")
+    listing.link.call("HSET", f"{options.old_records}x", "task", "of sms", "timestamp", 1, "timeout", 1)
+    seen: list[Any] = []
+
+    @listing.app.consumer(list=options)
+    def handle(event: Event) -> None:
+        seen.append(event.data)
+
+    with listing.running():
+        until(lambda: "is what list 'sms' has declared as its own" in caplog.text)
+        schedule(listing, options, 1, b"later", after_ms=1_200)
+        until(lambda: seen == ["later"])
+    assert caplog.text.count("has declared as its own") == 1
+    assert listing.link.call("LRANGE", options.old_processing, 0, -1) == [b"of sms"]
