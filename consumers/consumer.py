@@ -24,6 +24,10 @@ from pipeline.server.connect import Connector
 
 MOST_LOST = 1_000
 """Of so many deliveries that were given up it is remembered that they were."""
+LOOK_S, LOOK_EVERY_S = 1.0, 0.002
+"""How long a take() that does not wait may take until it knows that nothing is there, and between looks, in s."""
+ARRIVES_S = 0.05
+"""An answer of the server is here within this, in s."""
 LEFT_S = 1.0
 """What came while nobody waits any more is kept so long for the next take(), in s, before it is handed back."""
 
@@ -59,7 +63,10 @@ class PullExecutor:
             taken: list[Delivery] = []
             self._ask(1)
             try:
-                self._condition.wait_for(lambda: self._state.stopping or self._pop_into(taken), timeout_s)
+                if self._on_demand and timeout_s is not None and timeout_s < LOOK_S:
+                    self._look(taken)
+                if not taken:
+                    self._condition.wait_for(lambda: self._state.stopping or self._pop_into(taken), timeout_s)
                 return taken[0] if taken else self._pop()
             finally:
                 self._ask(-1)
@@ -157,6 +164,18 @@ class PullExecutor:
     def close(self) -> None:
         """See Executor."""
         self.wake()
+
+    def _look(self, taken: list[Delivery]) -> None:
+        """Until there is an event, or the reader has looked and waits for one: what is there is asked for only now."""
+        now_s = time.monotonic()
+        until_s = now_s + LOOK_S  # paused, or the server is away
+        # A read that waits since before may have been answered just now.
+        blocked_s = now_s + (ARRIVES_S if self._state.reader_blocked else 0)
+        while not (self._state.stopping or self._pop_into(taken)):
+            now_s = time.monotonic()
+            if now_s > until_s or (self._state.reader_blocked and now_s >= blocked_s):
+                return
+            self._condition.wait(LOOK_EVERY_S)
 
     def _ask(self, more: int) -> None:
         """So many more calls wait now: as many events may be held as are taken and waited for."""

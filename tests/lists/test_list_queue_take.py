@@ -81,6 +81,18 @@ def test_a_take_waits_no_longer_than_it_was_told_to(make: MakeQueue, listing: Li
     assert task.event.data == "late"
 
 
+def test_a_take_that_does_not_wait_finds_what_is_there(make: MakeQueue, listing: Listing) -> None:
+    """And knows at once that nothing is."""
+    queue = make()
+    assert queue.take(0) is None
+    listing.push("a", "b")
+    found = [queue.take(0), queue.take(0)]
+    assert [task.event.data for task in found if task is not None] == ["a", "b"]
+    began = time.monotonic()
+    assert queue.take(0) is None
+    assert time.monotonic() - began < 0.5
+
+
 def test_what_failed_runs_again_and_then_is_a_dead_letter(make: MakeQueue, listing: Listing) -> None:
     """With the attempt's number; rejected at once, put off without spending one."""
     queue = make(retry=Retry(attempts=2, initial="10ms", longest="10ms"))
