@@ -272,11 +272,17 @@ def resume_verb(session: Session, stream: str, group: str) -> None:
 def rm(session: Session, stream: str, group: str, with_dead: bool, execute: bool) -> None:
     """Remove a group: its position, what it has pending, and what waits to run again. The stream stays as it is.
 
-    Refused while members of the group are alive.
+    Refused while members of the group are alive; for the workers of a list, also while they have tasks.
     """
 
     link, out = session.link("group"), session.out
     facts = groups(link, stream, only=group)[0]
+    left = (facts.unread or 0) + facts.running + facts.waiting
+    if facts.of_list and left:
+        raise UsageError(
+            f"group {group} of {stream} holds {counted(left, 'task')} of the list {facts.of_list}, "
+            f"and nothing else does: `millstream queue return {facts.of_list} --everything` gives back what it can"
+        )
     unread = "an unknown number of entries" if facts.unread is None else counted(facts.unread, "entry")
     out.talk(
         f"group {group} of {stream} has {unread} unread, {facts.running:,} running, {facts.waiting:,} waiting: "

@@ -381,3 +381,37 @@ def test_a_servers_death_loses_and_doubles_nothing_that_is_durable(own_server: O
             server.restart()
             until(lambda: len(set(seen)) == 3_000, 20, what=lambda: f"{len(set(seen))} seen")
     assert len(seen) - len(set(seen)) <= 1_000, "no more than a window may run twice"
+
+
+@pytest.mark.parametrize("order", ["fifo", "priority"])
+def test_a_worker_works_a_list_off_while_the_server_is_out_of_memory(
+    own_server: OwnServer, order: str
+) -> None:
+    """It joins, takes, retries and leaves; what comes with the memory is seen as before."""
+    server = own_server()
+    with listing_on(server.address, "emails") as listing:
+        runs: dict[str, int] = {}
+
+        @listing.app.consumer(
+            list=listing.options(order=order), concurrency=2, retry=Retry(attempts=2, initial="1ms")
+        )
+        def handle(event: Event) -> None:
+            runs[event.data] = runs.get(event.data, 0) + 1
+            if event.data == "7" and runs["7"] == 1:
+                raise ValueError("no")
+
+        def push(*names: str) -> None:
+            if order == "fifo":
+                listing.push(*names)
+            else:
+                listing.link.calls([("ZADD", "emails", 1, f"{int(name):016x}:{name}") for name in names])
+
+        push(*(str(n) for n in range(500)))
+        listing.link.call("CONFIG", "SET", "maxmemory", "1")
+        with listing.running():
+            # A retry is promoted by adding it: that waits for memory.
+            until(lambda: len(runs) == 500 and not listing.taken(), 15)
+            listing.link.call("CONFIG", "SET", "maxmemory", "0")
+            push("1000")
+            listing.until_gone()
+    assert runs == {str(n): 1 for n in (*range(500), 1_000)} | {"7": 2}

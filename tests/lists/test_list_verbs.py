@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from consumers.consumer import Consumer
+from pipeline.event import Event
 from pipeline.options import Retry
 from tests.conftest import Server
 from tests.console.command import end_all, here, started
@@ -184,3 +186,24 @@ def test_a_list_has_no_history_to_go_back_to(listing: Listing, url: str) -> None
     other = here("consume", "--list", listing.list, "-g", "other", url=url)
     assert other.code == 2
     assert "has the group 'workers' already" in other.error
+
+
+def test_a_lists_group_is_removed_only_with_nothing_left(listing: Listing, url: str) -> None:
+    """What it holds stands nowhere else: it is to be given back first. Another group may have the list then."""
+
+    @listing.app.consumer(list=listing.list, retry=Retry(attempts=2, initial="1m"))
+    def handle(event: Event) -> None:
+        raise ValueError
+
+    listing.push("task")
+    with listing.running():
+        until(lambda: listing.waiting("workers"))
+    ran = here("group", "rm", listing.stream, "workers", "--execute", url=url)
+    assert ran.code == 2
+    assert f"holds 1 task of the list {listing.list}" in ran.error
+    assert listing.waiting("workers") == 1
+    assert here("queue", "return", listing.list, "--everything", "--execute", url=url).code == 0
+    assert listing.left() == [b"task"]
+    assert here("group", "rm", listing.stream, "workers", "--execute", url=url).code == 0
+    with Consumer(list=listing.list, group="others", url=listing.url) as consumer:
+        assert next(consumer).event.data == "task"
