@@ -25,7 +25,7 @@ from pipeline.event import Event
 from pipeline.list_options import WORKERS, ListOptions
 from pipeline.options import Retry
 from pipeline.server.connect import Link
-from pipeline.server.list_old import recover_old
+from pipeline.server.list_old import OldTasks, recover_old
 from tests.conftest import Server
 from tests.lists import classic
 from tests.lists.beside import NAME, TASK, TASK_DATA, calls, keeping, tasks
@@ -395,6 +395,36 @@ def test_ours_recovers_the_twin_whose_record_was_taken(ours: Listing, client: An
     later(client)
     assert recover_old(ours.link, RECOVERING).bare == 1
     assert tasks(client) == [TASK]
+
+
+def test_ours_leaves_equal_tasks_to_workers_that_go_on(ours: Listing, client: Any, old: ClassicQueue) -> None:
+    """Two old workers run equal tasks all the time, under one record: none of these is put back while they do."""
+    recoverer, other = OldTasks(RECOVERING), ClassicQueue(client, NAME)
+
+    def look() -> int:
+        found = recoverer.run_once(ours.link)
+        while not found.complete:
+            found.add(recoverer.run_once(ours.link))
+        return found.bare
+
+    for _ in range(12):
+        old.push(TASK)
+    finish(old.dequeue())
+    finish(other.dequeue())
+    look()
+    for worker in (old, other) * 5:
+        finish(worker.acknowledge(TASK))
+        finish(worker.dequeue())
+        look()
+        later(client)
+        assert look() == 0, "two copies and one record, and both are held"
+    assert len(tasks(client, classic.PROCESSING)) == 2
+    # Both die. By the record one is back; the other stood without for long enough when nobody had taken one since.
+    later(client)
+    assert look() == 1
+    expire(client, TASK)
+    assert recoverer.run_once(ours.link).tasks == 1
+    assert tasks(client, classic.PROCESSING) == []
 
 
 def test_ours_recovers_each_task_once(old_server: Server, client: Any, old: ClassicQueue) -> None:
