@@ -352,10 +352,11 @@ def test_classic_recovery_blocks_the_server(client: Any, old: ClassicQueue) -> N
 RECOVERING = ListOptions(name=NAME, old_processing=classic.PROCESSING)
 
 
-def later(client: Any) -> None:
-    """The old timeout passes, in which somebody of ours looked now and then: by our own words, no sleeping."""
+def later(client: Any, timeouts: float = 1) -> None:
+    """Old timeouts pass, in which somebody of ours looked now and then: by our own words, no sleeping."""
     observed, at_ms = client.hget(RECOVERING.keys.seen, "@").split()
-    client.hset(RECOVERING.keys.seen, "@", b"%d %b" % (int(observed) + RECOVERING.old_timeout_ms, at_ms))
+    passed_ms = int(timeouts * RECOVERING.old_timeout_ms)
+    client.hset(RECOVERING.keys.seen, "@", b"%d %b" % (int(observed) + passed_ms, at_ms))
 
 
 def test_ours_recovers_a_task_without_record(ours: Listing, client: Any, old: ClassicQueue) -> None:
@@ -407,20 +408,20 @@ def test_ours_leaves_equal_tasks_to_workers_that_go_on(ours: Listing, client: An
             found.add(recoverer.run_once(ours.link))
         return found.bare
 
-    for _ in range(12):
+    for _ in range(62):
         old.push(TASK)
     finish(old.dequeue())
     finish(other.dequeue())
     look()
-    for worker in (old, other) * 5:
+    for worker in (old, other) * 30:  # for three timeouts
+        later(client, 0.05)
+        assert look() == 0, "two copies and one record, and both are held"
         finish(worker.acknowledge(TASK))
         finish(worker.dequeue())
-        look()
-        later(client)
-        assert look() == 0, "two copies and one record, and both are held"
     assert len(tasks(client, classic.PROCESSING)) == 2
-    # Both die. By the record one is back; the other stood without for long enough when nobody had taken one since.
-    later(client)
+    # Both die. One is back by the record; the other once none was taken for a full timeout.
+    look()
+    later(client, 1.1)
     assert look() == 1
     expire(client, TASK)
     assert recoverer.run_once(ours.link).tasks == 1
