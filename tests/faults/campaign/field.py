@@ -49,13 +49,18 @@ class Crew:
 
     group: str
     kinds: Sequence[str] = ("plain", "async")
-    """plain, async, batch or blocking, one worker each."""
+    """plain, async, batch or blocking, one worker each; or pop: none of a group, but who pops from the list."""
     obeys: bool = False
     """Its handlers do as events ask; else they handle all alike."""
     options: dict[str, Any] = field(default_factory=dict)
     """For worker_process.main."""
     ordered: bool = False
     """One worker with one slot, which no fault kills: first runs come in the order of the stream."""
+
+    @property
+    def pops(self) -> bool:
+        """Whether there is no group."""
+        return "pop" in self.kinds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +211,8 @@ class Field:
                     for crew in self.load.crews
                     for name in link.call("HKEYS", self.keys.members(crew.group))
                 }
-            return all(any(f"-{worker.pid}-" in name for name in names) for worker in self.workers)
+            members = [worker for worker in self.workers if worker.kind != "pop"]
+            return all(any(f"-{worker.pid}-" in name for name in names) for worker in members)
 
         until(joined, 60, what=self.said, every_s=0.05)
 
@@ -366,7 +372,7 @@ class Field:
         """Whether no group has anything left but what it is to keep."""
         kept = {entry.entry_id for entry in self.hostile if entry.wanted == "kept"}
         with self.server.link() as link:
-            if self._in_list(link):
+            if self._in_list(link) or (self.queue and link.call("HLEN", self.queue.popped)):
                 return False
             for crew in self.load.crews:
                 left = self._left(link, crew.group)
@@ -385,6 +391,8 @@ class Field:
     def _left(self, link: Link, group: str) -> tuple[set[str], list[Fields], list[Fields]] | None:
         """What a group has left: entries pending or unread, what is due again, and what waits; None if it is gone."""
         keys = self.keys
+        if self.crew(group).pops:
+            return set(), [], []
         pending, groups, again, bodies = link.calls(
             [
                 ("XPENDING", keys.stream, group, "-", "+", MOST_PENDING),

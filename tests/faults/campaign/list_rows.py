@@ -27,7 +27,7 @@ from tests.faults.campaign.network_rows import (
     cut_anywhere,
     swallow,
 )
-from tests.faults.campaign.row import Row
+from tests.faults.campaign.row import Row, Storm
 from tests.faults.campaign.server import now_s
 from tests.faults.campaign.server_rows import (
     configure,
@@ -47,6 +47,8 @@ PUSHED = re.compile(rb"\*2\r\n\$(2\r\nok|8\r\nrepeated)\r\n")
 FED = re.compile(rb"\*2\r\n:[1-9]\d*\r\n:\d+\r\n")
 HANDED = re.compile(rb'(\*2\r\n\$\d+\r\n[^\r]*\r\n)?\$\d+\r\n\{"name"')
 """BLMOVE's, or BRPOP's."""
+POPPED = re.compile(rb'\*1\r\n\$\d+\r\n\{"name"|:1\r\n')
+"""A task, and the answer to who says that it has arrived."""
 FILLER, FILLER_BYTES = 2_000, 4_000
 """Keys that a server has to load, one each millisecond; every 2 MB it looks whether somebody asks something."""
 
@@ -67,6 +69,7 @@ PATIENT = load(*crew("plain", "async", "batch", work_ms=3, claim_after="30s"))
 IN_ORDER = load(*crew("plain", ordered=True, concurrency=1, work_ms=0.2, claim_after="30s"))
 AT_REST = replace(IN_ORDER, rate=150)
 """The worker waits for each task, so that each is handed over."""
+POPS = load(Crew(group=WORKERS, kinds=("pop", "pop")))
 QUIET = Demands(repeats=False)
 STRICT = Demands(repeats=False, effect=3, claim_after_s=30)
 
@@ -85,11 +88,13 @@ def kill_in_turn(field: Field, rng: random.Random) -> None:
     until(lambda: not field.held_by(victim), 60, what=field.said, every_s=0.05)
 
 
-def do_several(field: Field, rng: random.Random) -> None:
+def one_of(*storms: Storm) -> Storm:
     """One of what other rows do, drawn."""
-    rng.choice((kill_in_turn, kill_clients, forget_scripts, run_out_of_memory, kill_strict_server))(
-        field, rng
-    )
+
+    def storm(field: Field, rng: random.Random) -> None:
+        rng.choice(storms)(field, rng)
+
+    return storm
 
 
 def restart_worker(field: Field, rng: random.Random) -> None:
@@ -425,12 +430,30 @@ ROWS = (
     Row(
         name="list-priority",
         says="list queue with priorities (sorted set): workers, connections and the server killed, scripts, no memory",
-        storm=do_several,
+        storm=one_of(kill_in_turn, kill_clients, forget_scripts, run_out_of_memory, kill_strict_server),
         server={"fsync": "always"},
         load=replace(BUSY, producers=("plain-priorities", "priorities", "priorities"), order="priority"),
         demands=QUIET,
         rounds=6,
         most_rounds=30,
+    ),
+    Row(
+        name="list-pop-replies-swallowed",
+        says="list queue: plain pops whose replies disappear, and their connections with them: each task comes once",
+        storm=swallow(POPPED),
+        around=before_workers,
+        load=POPS,
+        demands=Demands(repeats=False, effect=3),
+    ),
+    Row(
+        name="list-popped",
+        says="list queue: plain pops while connections and the server are killed, scripts flushed, memory runs out",
+        storm=one_of(tell_to_go, kill_clients, forget_scripts, run_out_of_memory, kill_strict_server),
+        server={"fsync": "always"},
+        load=POPS,
+        demands=QUIET,
+        rounds=6,
+        most_rounds=40,
     ),
     Row(
         name="list-waiting-denied",

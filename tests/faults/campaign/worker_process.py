@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 from consumers.app import Pipeline
 from consumers.delivery import held_of
+from consumers.list_queue import ListQueue
 from pipeline.event import Event
 from pipeline.list_options import ListOptions
 from pipeline.options import Retry
@@ -74,6 +76,13 @@ class Handling:
     def held_up(self) -> bool:
         """Whether handlers are to wait just now."""
         return bool(self._hold) and os.path.exists(self._hold)
+
+    def popped(self, data: dict[str, Any]) -> None:
+        """A task that a plain pop returned: it is this process's, and done."""
+        name, number = data["name"], next(self._numbers)
+        now_s, intact = time.monotonic(), checksum(data) == data["sum"]
+        self._journal.write("begin", number, name, name, 0, name, False, intact, 1, now_s)
+        self.end(number, "done")
 
     def plain(self, event: Event) -> None:
         """A plain handler."""
@@ -143,6 +152,17 @@ async def cancel_some(rng: random.Random, every_s: float, calm: str) -> None:
             rng.choice(others).cancel("at random")
 
 
+def pop_all(url: str, queue: str, order: str, handling: Handling) -> None:
+    """Pop, one task after the other, until SIGTERM."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    with ListQueue(queue, url, order=order) as tasks:
+        while not stopping.is_set():
+            data = tasks.pop("300ms")
+            if data is not None:
+                handling.popped(data)
+
+
 def main(
     *,
     url: str,
@@ -169,6 +189,10 @@ def main(
     written = Journal(journal)
     written.watch_stalls()
     handling = Handling(written, obeys=obeys, work_ms=work_ms, slow_s=slow_s, seed=seed, hold=hold)
+    if kind == "pop":
+        pop_all(url, queue, order, handling)
+        written.write("exit", 0)
+        return 0
     app = Pipeline(url)
     options: dict[str, Any] = (
         {"list": ListOptions(name=queue, order=order)} if queue else {"stream": stream}
