@@ -85,7 +85,20 @@ def kill_in_turn(field: Field, rng: random.Random) -> None:
     field.kill([victim])
     field.replace(victim)
     field.until_joined()
-    until(lambda: not field.held_by(victim), 60, what=field.said, every_s=0.05)
+    until(lambda: not field.held_by(victim) and not suspects(field), 60, what=field.said, every_s=0.05)
+
+
+def stop_in_turn(field: Field, rng: random.Random) -> None:
+    """SIGSTOP of one worker, SIGCONT; the next is stopped once what was taken over has been run."""
+    stop_one(field, rng)
+    until(lambda: not suspects(field), 60, what=field.said, every_s=0.05)
+
+
+def suspects(field: Field) -> int:
+    """How many tasks are pending that were with a worker before which died, or seemed to."""
+    with field.server.link() as link:
+        rows = link.call("XPENDING", field.keys.stream, WORKERS, "-", "+", 10_000)
+    return sum(row[3] > 1 for row in rows)
 
 
 def one_of(*storms: Storm) -> Storm:
@@ -264,7 +277,7 @@ ROWS = (
     Row(
         name="list-workers-stopped",
         says="list queue: SIGSTOP of a worker for longer than its lease, then SIGCONT, while others run what it had",
-        storm=stop_one,
+        storm=stop_in_turn,
         load=replace(
             load(*crew("plain", "async", "async", claim_after="1s", work_ms=12, slow_s=1.6, concurrency=16)),
             rate=200,
