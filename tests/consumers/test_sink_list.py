@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from consumers.app import Pipeline
 from consumers.sinks.by_url import sink
 from consumers.sinks.lists import ListSink
 from pipeline.errors import SinkAway, SinkRefused, UsageError
@@ -115,3 +116,24 @@ def test_a_group_of_events_becomes_tasks_while_it_consumes(
         consuming.until_drained("old")
     assert link.call("LLEN", f"{stream}:l") == 300
     assert link.call("EXISTS", ListKeys(f"{stream}:l").tasks.ids(f"{stream}:none")) == 0
+
+
+def test_what_a_group_has_not_done_goes_back_to_the_list(
+    server: Server, link: Link, consuming: Consuming
+) -> None:
+    """As a member of the very group: what its workers have done stays done, all else becomes tasks."""
+    stream = consuming.stream
+    with Producer(connector=server.connector()) as producer:
+        producer.send_many(stream, [{"n": n} for n in range(100)]).result()
+        consuming.app.consumer(stream, group="g")(lambda event: None)
+        with consuming.running():
+            consuming.until_drained()
+        producer.send_many(stream, [{"n": n} for n in range(100, 130)]).result()
+    url = f"list:{stream}:l?url={server.address.shown}"
+    consuming.app = Pipeline(server.address.shown)
+    consuming.app.consumer(stream, group="g", batch=100)(sink(url))
+    with consuming.running():
+        consuming.until_drained()
+    assert [json.loads(p)["n"] for p in link.call("LRANGE", f"{stream}:l", 0, -1)[::-1]] == list(
+        range(100, 130)
+    )

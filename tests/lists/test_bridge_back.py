@@ -92,7 +92,7 @@ def test_it_goes_on_until_it_is_stopped(connector: Connector, link: Link, stream
     assert not thread.is_alive() and listed(link, f"{stream}:l") == list(range(30))
 
 
-@pytest.mark.parametrize("pack", [0, 50])
+@pytest.mark.parametrize("pack", [0, 70])
 @pytest.mark.parametrize("side", ["list", "stream"])
 def test_lost_replies_double_nothing(server: Server, link: Link, stream: str, side: str, pack: int) -> None:
     """Every third or fourth reply that matters is lost with its connection, also in the midst of a pack."""

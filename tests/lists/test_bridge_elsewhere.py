@@ -182,6 +182,21 @@ def test_a_list_server_that_lost_its_last_writes_loses_no_more(
     assert numbers(link, stream) == [*range(20), *range(200, 205)]
 
 
+def test_other_tasks_under_numbers_that_are_in_the_stream_are_sent(
+    producer: Producer, old: Old, link: Link, stream: str
+) -> None:
+    """The list's server lost its last writes, and old workers took what was held: numbers say nothing any more."""
+    push(old.link, "l", range(20))
+    follow_list(producer, stream, "l", url=old.url, follow=False)
+    keys = ListOptions(name="l").keys
+    counter = keys.position(f"held:{stream}")
+    life = old.link.call("GET", counter).decode().partition(":")[0]
+    old.link.call("SET", counter, f"{life}:10")
+    old.link.call("RPUSH", keys.bridge(stream), *map(task, range(300, 315)))
+    assert follow_list(producer, stream, "l", url=old.url, follow=False).confirmed == 15
+    assert numbers(link, stream) == [*range(20), *range(300, 315)]
+
+
 def test_a_flushed_stream_server_gets_what_is_left(old: Old, own_server: OwnServer, stream: str) -> None:
     """What it had confirmed and lost is gone; what is not moved yet is moved."""
     new = own_server()

@@ -65,7 +65,7 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(
         return started(*arguments, *more, url=list_server.address.shown, stderr=subprocess.DEVNULL)
 
     part, left = total // kills, list[int]()
-    with Producer(connector=server.connector(), pack=50) as producer:
+    with Producer(connector=server.connector(), pack=70) as producer:
         for start in range(0, total, part):
             mine = [n // 2 for n in range(start, start + part)]
             if way == "--to":
@@ -98,7 +98,7 @@ def test_a_server_that_is_killed_comes_back_with_all(
     connector = server.connector()
     link = connector.link("test")
     stop, filled = threading.Event(), Filled()
-    with Producer(connector=connector, pack=50) as producer:
+    with Producer(connector=connector, pack=70) as producer:
         if way == "to":
             for start in range(0, total, 500):
                 link.call("LPUSH", "l", *map(task, range(start, start + 500)))
