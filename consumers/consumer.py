@@ -146,6 +146,7 @@ class PullExecutor:
         """See Executor. The caller's loop has no bound but its own, unless it was given one."""
         with self._condition:
             if self._on_demand and not self._asking and now_s - self._asked_s > LEFT_S:
+                self._state.unasked = True
                 self._give_back()
             if not self._bounded:
                 return []
@@ -180,6 +181,8 @@ class PullExecutor:
     def _ask(self, more: int) -> None:
         """So many more calls wait now: as many events may be held as are taken and waited for."""
         self._asking += more
+        if more > 0:
+            self._state.unasked = False
         if more < 0:
             self._asked_s = time.monotonic()
         if self._on_demand:

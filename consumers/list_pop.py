@@ -46,8 +46,9 @@ class ListPop:
     def _begin(self) -> None:
         self.unsure: deque[str] = deque()
         """Tokens of pops that may have taken something: the next pop looks there first."""
-        self.saved: deque[tuple[str, bytes]] = deque()
-        """Tasks that are here, of pops that were interrupted: the next pop returns them."""
+        self.saved: deque[tuple[str, bytes, bool]] = deque()
+        """Tasks that are here, of pops that were interrupted: the next pop returns them. And whether the server may
+        know that: then a token which it knows no longer does not mean that the task was given back."""
         self.unsaid: deque[str] = deque()
         """Tokens of tasks that were handed out, which the server does not know yet."""
         self.looked_s = 0.0
@@ -71,9 +72,9 @@ class ListPop:
                     popped(link, options, token)
                 for token in self.unsure:
                     return_tasks(link, options, hand=False, tokens=[token])
-                for token, payload in self.saved:
+                for token, payload, told in self.saved:
                     back = return_tasks(link, options, hand=False, tokens=[token])
-                    if not back.of_callers:  # the server has been told that it arrived
+                    if told and not back.of_callers:  # the server has been told that it arrived
                         put_back(link, options, payload)
         except MillstreamError as error:
             _log.warning(
@@ -132,8 +133,9 @@ class Waiting:
             queue.calls.asked(partial(return_tasks, options=options, hand=False), until_s)
         while True:
             payload: bytes | None = None
+            told = telling = False
             try:
-                token, payload = queue.saved.popleft()
+                token, payload, told = queue.saved.popleft()
             except IndexError:
                 token = queue.token()
             try:
@@ -142,25 +144,25 @@ class Waiting:
                     if not payloads:
                         return None
                     payload = payloads[0]
-                if self._arrived(queue, token, until_s):
+                telling = True
+                if self._arrived(queue, token, until_s, told=told):
                     return payload
             except BaseException as error:  # Ctrl-C, or nobody knows whether it was taken
                 if payload is not None:
-                    queue.saved.append((token, payload))
+                    queue.saved.append((token, payload, told or telling))
                 elif isinstance(error, NotConnectedError) or not isinstance(error, Exception):
                     queue.unsure.append(token)
                 raise
 
-    def _arrived(self, queue: ListPop, token: str, until_s: float) -> bool:
-        """Say that a task is here; False if it was given back to the list by then."""
-        broken = False
+    def _arrived(self, queue: ListPop, token: str, until_s: float, *, told: bool) -> bool:
+        """Say that a task is here; False if it was given back to the list by then. told: that may have been said."""
         while True:
             try:
                 with queue.calls.links.lent() as link:
                     # If an answer was lost, it was that of the call which said it: nothing is given back so soon.
-                    return popped(link, queue.calls.options, token) or broken
+                    return popped(link, queue.calls.options, token) or told
             except MillstreamError as error:
-                broken = True
+                told = True
                 if time.monotonic() > until_s:
                     queue.unsaid.append(token)
                     _log.warning(

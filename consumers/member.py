@@ -135,6 +135,8 @@ class Member:
         self._silent_since_ms: int | None = None
         """Since when none was answered."""
         self._leave_by_s = 0.0
+        self._returned: int | None = None
+        """How much had been handed back when tasks that nobody asked for were last put back to their list."""
         self._reader_threads = [
             threading.Thread(
                 target=self._read,
@@ -418,6 +420,8 @@ class Member:
                 settled = 0
                 if ticking or state.stopping or state.reader_blocked or state.sweeping:
                     settled = self._settler.run_once(link)
+                if ticking and state.list_options is not None:
+                    self._return_unasked(link, state.list_options)
                 if (settled or state.settling) and not state.reader_blocked:
                     state.reader_wake.set()  # it may wait for just this: room to read, or something to settle
                 if settled and state.sweeping:
@@ -491,6 +495,15 @@ class Member:
         if wait_ms is None:
             return longest_s
         return min(max(wait_ms, self._promote_from_ms - now_ms(), 5) / 1_000, longest_s)
+
+    def _return_unasked(self, link: Link, options: ListOptions) -> None:
+        """What came when nobody asks here any more is for whoever takes from the list: we may be the only member."""
+        state, given = self.state, self.state.counts.handed_back
+        if not state.unasked:
+            self._returned = None
+        elif given != self._returned and not (state.reader_blocked or state.watching):
+            give_back(link, options, state.group)
+            self._returned = given
 
     def _give_back(self, link: Link, options: ListOptions, *, held: bool) -> None:
         """The last member gives what nobody began back to the list, for other workers. held: its name still stands."""

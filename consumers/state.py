@@ -159,6 +159,8 @@ class MemberState:
     """The watcher is about to hand over a task, or waits for one at the server: there is to be room for it."""
     watcher_client: int = 0
     """The server's id of its connection."""
+    unasked: bool = False
+    """Events are taken one by one, and nobody has asked for one lately."""
     stop_asked: threading.Event = field(default_factory=threading.Event)
     sweeping: bool = False
     """A sweep brings entries, or waits for room in the window: what is finished is settled together with its claims, by

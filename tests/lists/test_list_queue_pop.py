@@ -276,6 +276,54 @@ def test_ctrl_c_ends_a_wait_and_leaves_nothing_behind(server: Server, listing: L
     assert listing.left() == [b"later"]
 
 
+@pytest.mark.parametrize("then", ["pop", "close"])
+def test_ctrl_c_at_any_reply_of_a_pop_loses_no_task(server: Server, listing: Listing, then: str) -> None:
+    """The server has taken the task, or has been told that it arrived, and the reply is not here: the next pop has it,
+    or once the queue is closed, the list, once."""
+    code = (
+        "import sys; from consumers.list_queue import ListQueue\n"
+        f"with ListQueue({listing.list!r}, sys.argv[1]) as queue:\n"
+        "    queue.pop(0)\n"
+        "    print('ready', flush=True)\n"
+        "    try: print(sys.stdin.readline() and queue.pop(0), flush=True)\n"
+        "    except KeyboardInterrupt: print('interrupted', flush=True)\n"
+        + ("    print(queue.pop(0), flush=True)\n" if then == "pop" else "")
+    )
+    for at in (1, 2, 3):
+        told = threading.Event()
+        with Proxy(server.address) as proxy:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, proxy.url], env=os.environ | {"PYTHONPATH": os.getcwd()},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            last = proxy.replies + at
+
+            def interrupt(number: int, reply: bytes) -> bool:
+                if number == last and not told.is_set():  # noqa: B023 - called while it is this one
+                    process.send_signal(signal.SIGINT)  # noqa: B023
+                    told.wait(10)  # noqa: B023
+                return False
+
+            proxy.swallow = interrupt
+            listing.push("task")
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            first = process.stdout.readline()
+            told.set()
+            rest, _ = process.communicate(timeout=20)
+        if at == 3:  # there are no more
+            assert first == "task\n"
+            assert not listing.left()
+        else:
+            assert first == "interrupted\n"
+            assert (rest, listing.left()) == (("task\n", []) if then == "pop" else ("", [b"task"]))
+        listing.link.call("DEL", listing.list)
+        assert not listing.link.call("EXISTS", listing.list_keys.popped)
+
+
 def test_close_ends_a_wait(make: MakeQueue, listing: Listing, link: Link) -> None:
     """From another thread or a signal handler; the queue is closed for good."""
     queue = make()

@@ -93,6 +93,19 @@ def test_a_take_that_does_not_wait_finds_what_is_there(make: MakeQueue, listing:
     assert time.monotonic() - began < 0.5
 
 
+def test_what_comes_when_nobody_asks_any_more_is_in_the_list(make: MakeQueue, listing: Listing) -> None:
+    """It may be taken on its way, as the take before still waits at the server; an old worker gets it all the same."""
+    queue = make()
+    assert queue.take("200ms") is None
+    listing.push("one", "two", "three")
+    until(lambda: listing.left() != [b"three", b"two", b"one"], what="one is taken")
+    until(lambda: listing.left() == [b"three", b"two", b"one"], 10)
+    assert (listing.taken(), listing.link.call("EXISTS", listing.list_keys.hand)) == (0, 0)
+    task = queue.take("10s")
+    assert task is not None
+    assert (task.event.data, task.attempt) == ("one", 1)
+
+
 def test_what_failed_runs_again_and_then_is_a_dead_letter(make: MakeQueue, listing: Listing) -> None:
     """With the attempt's number; rejected at once, put off without spending one."""
     queue = make(retry=Retry(attempts=2, initial="10ms", longest="10ms"))
