@@ -1,5 +1,6 @@
 """Leaving a list: what workers of ours took and did not begin goes back, in order, when the last of them leaves."""
 
+import contextlib
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.options import Retry
 from pipeline.server.groups import hand_back
 from pipeline.server.lists import feed_command, give_back, parse_fed
 from pipeline.server.scripts import script
-from tests.lists.conftest import Listing
+from tests.lists.conftest import Listing, worker_of
 from tests.until import until
 
 ENDS = [("left", "fifo"), ("right", "fifo"), ("left", "lifo"), ("right", "lifo")]
@@ -179,3 +180,34 @@ def test_an_iterator_leaves_what_it_did_not_take(listing: Listing) -> None:
             break
     assert listing.left() == [b"three", b"two"]
     assert listing.taken() == 0
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_that_stop_together_leave_nothing_behind(listing: Listing, workers: int) -> None:
+    """Each takes itself off the list of members before it looks who is there: the last one sees nobody."""
+    done: list[object] = []
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    @listing.app.consumer(list=listing.list, concurrency=2)
+    def handle(event: Event) -> None:
+        begun.release()
+        go_on.wait(20)
+        done.append(event.data)
+
+    listing.push(*(str(n) for n in range(100)))
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(worker_of(listing.app)) for _ in range(workers)]
+        for _ in range(2 * workers):
+            assert begun.acquire(timeout=10)
+        stops = [threading.Thread(target=one.stop) for one in running]
+        for stop in stops:
+            stop.start()
+        go_on.set()
+        for stop in stops:
+            stop.join()
+        assert listing.taken() == 0
+        assert listing.consumers("workers") == {}
+    left = listing.left()
+    assert len(left) + len(done) == 100
+    assert left == sorted(left, key=int, reverse=True), "in the order in which they were pushed"
+    assert {str(one).encode() for one in done}.isdisjoint(left)
