@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from consumers.list_queue import ListQueue
 from pipeline.errors import AccessDeniedError
 from pipeline.event import Event
+from pipeline.server.connect import Connector
+from pipeline.server.list_pop import pop_tasks
 from producers.producer import Producer
 from producers.sources.lists import follow_list
 from tests.lists.conftest import Listing
@@ -66,6 +69,24 @@ def test_who_may_not_take_tasks_ends_and_leaves_them_where_they_are(
     with listing.running():
         listing.until_gone()
     assert seen == ["task"]
+
+
+@pytest.mark.parametrize("order", ["fifo", "lifo", "priority"])
+def test_a_pop_that_may_not_be_noted_takes_nothing(listing: Listing, stream: str, order: str) -> None:
+    """HSET is denied, by which a popped task is kept until it has arrived: all stands where it stood."""
+    url = as_user(listing, stream, "+@all", "-hset", "~*")
+    with ListQueue(listing.list, listing.url, order=order) as queue:
+        queue.push_many(["a", "b", "c"])
+        queue.put_back(b"first")
+        before = [(task.data, task.priority) for task in queue.peek()]
+        assert len(before) == 4
+        with ListQueue(listing.list, url, order=order) as denied, pytest.raises(AccessDeniedError):
+            denied.pop(0)
+        assert [(task.data, task.priority) for task in queue.peek()] == before
+        for count in (2, 4):
+            with pytest.raises(AccessDeniedError), closing(Connector(url)) as connector:
+                pop_tasks(connector.link("test"), queue.options, "token", count)
+            assert [(task.data, task.priority) for task in queue.peek()] == before
 
 
 def test_a_queue_reads_a_password_anew_that_stands_in_a_file(

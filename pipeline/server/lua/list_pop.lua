@@ -18,12 +18,13 @@ local function payload(member) -- a member that somebody else wrote has no id
 end
 
 local members, scores = {}, {}
+local handed
 if kept then
   local record = cmsgpack.unpack(kept)
   members, scores, strip = record[2], record[3], record[4]
 else
   local most = tonumber(ARGV[3])
-  local handed = redis.pcall('RPOP', KEYS[2], most)
+  handed = redis.pcall('RPOP', KEYS[2], most)
   if handed and handed['err'] then return handed end
   for _, one in ipairs(handed or {}) do
     members[#members + 1], scores[#scores + 1] = one, '' -- '': it had its id taken off, or never had a score
@@ -48,7 +49,19 @@ else
   if #members == 0 then return {} end
   local now = redis.call('TIME')
   local now_ms = string.format('%d', now[1] * 1000 + math.floor(now[2] / 1000))
-  redis.call('HSET', KEYS[3], ARGV[2], cmsgpack.pack({now_ms, members, scores, strip}))
+  local noted = redis.pcall('HSET', KEYS[3], ARGV[2], cmsgpack.pack({now_ms, members, scores, strip}))
+  if type(noted) == 'table' then -- a right may be missing: all stays where it was
+    for i = #members, 1, -1 do
+      if handed and i <= #handed then
+        redis.pcall('RPUSH', KEYS[2], members[i])
+      elseif scores[i] ~= '' then
+        redis.pcall('ZADD', KEYS[1], scores[i], members[i])
+      else
+        redis.pcall(ARGV[1] == 'left' and 'LPUSH' or 'RPUSH', KEYS[1], members[i])
+      end
+    end
+    return noted
+  end
 end
 local payloads = {}
 for i, member in ipairs(members) do
