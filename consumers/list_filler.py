@@ -47,6 +47,8 @@ WAIT_MS = 20_000
 """How long one wait for an entry lasts at the server; then it is asked anew whether it is still there."""
 LOOK_MS = 100
 """How soon a wait notices that it is to end."""
+CONSUMER = "bridge"
+"""Its name in the group, where it reads nothing."""
 FOLLOW_S = 0.2
 """How often the group is moved to where the bridge is."""
 PROGRESS_S = 0.2
@@ -471,7 +473,10 @@ class _Filler:
         command: list[str | int] = ["XGROUP", "SETID", self._stream, self._group, self._whole]
         if self._read is not None:
             command += ["ENTRIESREAD", self._read]
-        try:
-            self._link.call(*command)
-        except NoSuchGroupError:
-            join(self._link, self._keys, self._group, start=self._whole, lost=False)
+        # A look at what pends, which is nothing: so that the group is seen to be attended.
+        looks = ("XREADGROUP", "GROUP", self._group, CONSUMER, "COUNT", 1, "STREAMS", self._stream, "0")
+        for reply in self._link.calls([command, looks]):
+            if isinstance(reply, NoSuchGroupError):
+                join(self._link, self._keys, self._group, start=self._whole, lost=False)
+                return
+            checked(reply)

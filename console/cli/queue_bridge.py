@@ -113,12 +113,12 @@ def bridge(
         options = TaskOptions(
             type=function_of if event_type is None else of(event_type), key=of(key), bad=bad
         )
-        _begin(session, stop)
+        _begin(session, stop, follow)
         return _to_stream(session, queue, to, to_url, follow, bridge_id, options, rate, stop)
     assert source is not None
     _only_with("--to", to_url=to_url, type=event_type or "", key=key, bad="" if bad == "keep" else bad)
     check_filling(queue, source)
-    _begin(session, stop)
+    _begin(session, stop, follow)
     return _to_list(session, queue, source, from_url, follow, since, bridge_id, rate, stop)
 
 
@@ -128,10 +128,14 @@ def _only_with(option: str, **given: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for {option}")
 
 
-def _begin(session: Session, stop: threading.Event) -> None:
+def _begin(session: Session, stop: threading.Event, follow: bool) -> None:
     """The list's server is there; a signal stops."""
     session.link("bridge").close()
     session.log_to_stderr()
+    if follow:
+        session.out.talk(
+            f"{session.connector().shown}: {session.connector().capabilities().durability_line()}"
+        )
     stop_by_signal(stop.set)
 
 

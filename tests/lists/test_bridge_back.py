@@ -187,6 +187,28 @@ def test_its_group_shows_the_lag_and_keeps_what_is_unread(
     assert groups(link, stream, only=f"bridge:{stream}:l")[0].unread == 0
 
 
+def test_its_group_is_attended_while_it_runs(connector: Connector, link: Link, stream: str) -> None:
+    """One that is behind is working, not stuck; also a group that somebody removed meanwhile."""
+    name, group = f"{stream}:l", f"bridge:{stream}:l"
+    send(connector, stream, range(3_000))
+    stop, filled = threading.Event(), Filled()
+    thread = threading.Thread(
+        target=fill_list,
+        args=(name, stream),
+        kwargs={"connector": connector, "stop": stop, "filled": filled, "rate": 1_000},
+    )
+    thread.start()
+    try:
+        until(lambda: filled.pushed > 300)
+        assert groups(link, stream, only=group)[0].state == "working"
+        link.call("XGROUP", "DESTROY", stream, group)
+        until(lambda: link.call("XINFO", "GROUPS", stream), what="it is there again")
+    finally:
+        stop.set()
+        thread.join(5)
+    assert not thread.is_alive() and listed(link, name) == list(range(filled.pushed))
+
+
 def test_entries_that_were_trimmed_before_it_came_are_counted(
     connector: Connector, link: Link, stream: str
 ) -> None:
