@@ -71,6 +71,8 @@ LIST = Name("list")
 @click.option("--bad", type=click.Choice(BAD), metavar="WHAT", default="keep", show_default=True,
               help="A payload that cannot be decoded: keep (it goes on as it is, and is a dead letter of each group "
                    "that reads it), or stop (before it).")  # fmt: skip
+@click.option("--confirm", metavar="LEVEL", default="accepted", show_default=True,
+              help="To another server, when a task is removed here: accepted, fsynced, durable:N, …")  # fmt: skip
 @click.option("--rate", type=RATE, metavar="RATE", help="At most so many a second, such as 500/s.")
 @click.option("--id", "bridge_id", metavar="NAME", default="",
               help="To another server: the name under which its progress is kept. Default: the stream's.")  # fmt: skip
@@ -90,6 +92,7 @@ def bridge(
     event_type: str | None,
     key: str,
     bad: str,
+    confirm: str,
     rate: float | None,
     bridge_id: str,
 ) -> int:
@@ -114,9 +117,16 @@ def bridge(
             type=function_of if event_type is None else of(event_type), key=of(key), bad=bad
         )
         _begin(session, stop, follow)
-        return _to_stream(session, queue, to, to_url, follow, bridge_id, options, rate, stop)
+        return _to_stream(session, queue, to, to_url, follow, bridge_id, options, confirm, rate, stop)
     assert source is not None
-    _only_with("--to", to_url=to_url, type=event_type or "", key=key, bad="" if bad == "keep" else bad)
+    _only_with(
+        "--to",
+        to_url=to_url,
+        type=event_type or "",
+        key=key,
+        bad="" if bad == "keep" else bad,
+        confirm="" if confirm == "accepted" else confirm,
+    )
     check_filling(queue, source)
     _begin(session, stop, follow)
     return _to_list(session, queue, source, from_url, follow, since, bridge_id, rate, stop)
@@ -161,12 +171,13 @@ def _to_stream(
     follow: bool,
     bridge_id: str,
     options: TaskOptions,
+    confirm: str,
     rate: float | None,
     stop: threading.Event,
 ) -> int:
     with (
         _elsewhere(session, url) as target,
-        Producer(connector=target) as producer,
+        Producer(connector=target, confirm=confirm) as producer,
         Progress(session.out, "moved") as progress,
     ):
         fed = follow_list(

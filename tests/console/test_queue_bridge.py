@@ -78,7 +78,10 @@ def test_between_two_servers(url: str, link: Link, own_server: OwnServer, stream
     old = own_server()
     to_old = old.connector().link("test")
     push(to_old, "l", range(300))
-    ran = apart("queue", "bridge", "l", "--to", stream, "--to-url", url, "--once", url=old.address.shown)
+    to = ("queue", "bridge", "l", "--to", stream, "--to-url", url, "--once")
+    wrong = here(*to, "--confirm", "perhaps", url=old.address.shown)
+    assert wrong.code == 2 and "perhaps" in wrong.error
+    ran = apart(*to, url=old.address.shown)
     assert ran.code == 0, ran.err
     ran = apart("queue", "bridge", "l2", "--from", stream, "--from-url", url, "--once", url=old.address.shown)
     assert ran.code == 0, ran.err
@@ -96,6 +99,7 @@ def test_between_two_servers(url: str, link: Link, own_server: OwnServer, stream
         (("--to", "s", "--since", "end"), "--since is for --from"),
         (("--from", "s", "--bad", "stop"), "--bad is for --to"),
         (("--from", "s", "--type", "x"), "--type is for --to"),
+        (("--from", "s", "--confirm", "fsynced"), "--confirm is for --to"),
         (("--from", "s", "--to-url", "redis://x"), "--to-url is for --to"),
         (("--from", "s", "--since", "tuesday"), "not a position"),
         (("--to", "s", "--rate", "0/s"), "rate"),
