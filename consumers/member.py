@@ -268,9 +268,12 @@ class Member:
     def _do_duties(self) -> None:
         link = self._keep_up("duty", self._duties, self._ended)
         # A server that is away just now may be back within grace: what is finished is worth waiting for.
-        tries = 0
+        tries, idle_by_s = 0, time.monotonic()
+        if self.state.list_options is not None:
+            idle_by_s += LEAVE_S  # what lies unread in the stream is still to go back to the list
         while link is None or not self._left(link):
-            if self.state.failure is not None or self.idle() or time.monotonic() > self._leave_by_s:
+            idle = self.idle() and time.monotonic() > idle_by_s
+            if self.state.failure is not None or idle or time.monotonic() > self._leave_by_s:
                 return
             if tries:
                 time.sleep(AWAY.wait_ms(tries) / 1_000)

@@ -8,21 +8,23 @@ import pytest
 from consumers.consumer import Consumer
 from pipeline.event import Event
 from pipeline.keys import GroupRef
-from pipeline.list_options import ListOptions
+from pipeline.list_options import WORKERS, ListOptions
 from pipeline.options import Retry
 from pipeline.server.groups import hand_back
 from pipeline.server.lists import feed_command, give_back, parse_fed
 from pipeline.server.scripts import script
+from tests.conftest import Server
 from tests.lists.conftest import Listing, worker_of
+from tests.proxy import Proxy
 from tests.until import until
 
 ENDS = [("left", "fifo"), ("right", "fifo"), ("left", "lifo"), ("right", "lifo")]
 
 
-def fed(listing: Listing, options: ListOptions, count: int, **given: bool) -> int:
+def fed(listing: Listing, options: ListOptions, count: int, *, group: str = "g") -> int:
     """As a member has tasks moved into the stream."""
     listing.link.load(script("list_feed"))
-    return parse_fed(listing.link.call(*feed_command(options, count, group="g", **given)))
+    return parse_fed(listing.link.call(*feed_command(options, count, group=group)))
 
 
 @pytest.mark.parametrize(("push", "order"), ENDS)
@@ -55,6 +57,36 @@ def test_what_the_last_worker_did_not_begin_goes_back_in_order(
     ]
     assert listing.taken() == 0
     assert listing.consumers("workers") == {}
+
+
+def test_a_connection_that_breaks_as_the_last_worker_leaves_keeps_no_task_from_the_list(
+    server: Server, listing: Listing
+) -> None:
+    """It gives back over another one, though it holds nothing any more itself."""
+    running_ = listing.block_list(concurrency=1)
+    listing.push(*(str(n) for n in range(60)))
+    asked = script("list_give_back").sha.encode()
+    with Proxy(server.address) as proxy:
+        listing.app.url = proxy.url
+        with worker_of(listing.app) as running:
+            assert running_.wait(10)
+            until(lambda: running.members[0].counts.read == 2)
+            assert fed(listing, listing.options(), 50, group=WORKERS) == 50, "as if it had not read them yet"
+            broken: list[bytes] = []
+
+            def gate(data: bytes) -> int:
+                if asked not in data or broken:
+                    return -1
+                broken.append(data)
+                return 0
+
+            proxy.gate = gate
+            threading.Timer(0.1, listing.go_on.set).start()
+            assert running.stop()
+            assert broken
+            done = running.members[0].counts.done
+    assert listing.left() == [str(n).encode() for n in reversed(range(done, 60))]
+    assert listing.taken() == 0
 
 
 def test_what_runs_as_the_last_worker_is_stopped_stays_with_its_attempt(listing: Listing) -> None:
