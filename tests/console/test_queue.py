@@ -227,6 +227,18 @@ def test_status_of_a_queue_at_work(url: str, name: str, link: Link, queue: ListQ
     task.ack()
 
 
+def test_status_is_watched(url: str, name: str, link: Link) -> None:
+    """Again and again, as long as somebody looks."""
+    words = ("queue", "status", name, "--watch", "--every", "100ms", "-o", "ndjson")
+    process = started(*words, url=url)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["depth"] == 0
+    link.call("LPUSH", name, "a")
+    until(lambda: process.stdout is not None and json.loads(process.stdout.readline())["depth"] == 1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
 def test_status_of_what_old_workers_hold(url: str, name: str, link: Link) -> None:
     """Their processing list and their records, those that timed out by themselves."""
     now_s = int(time.time())

@@ -94,7 +94,7 @@ def test_a_pop_waits_until_a_task_comes(make: MakeQueue, listing: Listing, link:
     thread, got = in_thread(queue.pop)
     until(waiting_at(link))
     listing.push("late")
-    thread.join(5)
+    thread.join(15)
     assert got == ["late"]
 
 
@@ -105,7 +105,7 @@ def test_a_wait_may_be_longer_than_the_connections_timeout(make: MakeQueue, list
     thread.join(7)
     assert thread.is_alive()
     listing.push("at last")
-    thread.join(5)
+    thread.join(15)
     assert got == ["at last"]
 
 
@@ -123,7 +123,7 @@ def test_the_first_queue_that_has_a_task_is_popped(make: MakeQueue, listing: Lis
         thread, got = in_thread(lambda: ListQueue.pop_any(both, "20s"))
         until(waiting_at(link, 2))
         link.call("LPUSH", queue.name, "late")
-        thread.join(5)
+        thread.join(15)
         assert got == [Popped(queue.name, "late")]
     assert link.call("EXISTS", urgent.options.keys.hand, normal.options.keys.hand) == 0
     until(lambda: not waiting_at(link)())
@@ -137,7 +137,7 @@ def test_a_task_that_comes_to_both_queues_at_once_is_not_lost(
     thread, got = in_thread(lambda: ListQueue.pop_any([first, second], "20s"))
     until(waiting_at(link, 2))
     link.calls([("MULTI",), ("LPUSH", second.name, "2"), ("LPUSH", first.name, "1"), ("EXEC",)])
-    thread.join(5)
+    thread.join(15)
     assert got in ([Popped(first.name, "1")], [Popped(second.name, "2")])
     rest = [link.call("RPOP", queue.name) for queue in (first, second)]
     assert [*filter(None, rest)] == [b"2" if got[0] == Popped(first.name, "1") else b"1"]
@@ -154,7 +154,7 @@ def test_priority_queues_are_popped_lowest_score_first(make: MakeQueue, listing:
     assert [unique.pop(0) for _ in range(4)] == ["old: no id", "a", "b", None]
     thread, got = in_thread(lambda: unique.pop("10s"))
     link.call("ZADD", listing.list, 1, "0123456789abcdef:late")
-    thread.join(5)
+    thread.join(15)
     assert got == ["late"]
 
 
@@ -330,7 +330,7 @@ def test_close_ends_a_wait(make: MakeQueue, listing: Listing, link: Link) -> Non
     thread, got = in_thread(queue.pop)
     until(waiting_at(link))
     queue.close()
-    thread.join(5)
+    thread.join(15)
     assert [type(one) for one in got] == [ClosedError]
     with pytest.raises(ClosedError):
         queue.pop(0)
@@ -375,7 +375,7 @@ def test_a_list_can_be_drained_when_memory_is_out(own_server: OwnServer, stream:
         thread, got = in_thread(lambda: queue.pop("20s"))
         link.call("CONFIG", "SET", "maxmemory", 0)
         link.call("LPUSH", stream, "c")
-        thread.join(5)
+        thread.join(15)
         assert got == ["c"]
     link.close()
     connector.close()

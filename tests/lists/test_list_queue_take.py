@@ -90,7 +90,7 @@ def test_a_take_that_does_not_wait_finds_what_is_there(make: MakeQueue, listing:
     assert [task.event.data for task in found if task is not None] == ["a", "b"]
     began = time.monotonic()
     assert queue.take(0) is None
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.9
 
 
 def test_what_comes_when_nobody_asks_any_more_is_in_the_list(make: MakeQueue, listing: Listing) -> None:
