@@ -246,15 +246,25 @@ def exchange(running: list[int], end: Callable[[int], None], system: System, kin
 
 
 def there_and_back(
-    system: System, end: Callable[[int], None], *, tasks: int, timeout_s: float, unique: bool = False
+    system: System,
+    end: Callable[[int], None],
+    *,
+    tasks: int,
+    timeout_s: float,
+    work_s: float = WORK_S,
+    unique: bool = False,
 ) -> None:
     """The steps of docs/from-lists.md, with at least so many tasks done between one and the next.
 
     Args:
-        end: how a worker ends. timeout_s: that of old workers.
+        end: how a worker ends. timeout_s: that of old workers. work_s: what a task takes.
         unique: leave `scheduled` as soon as nothing old is left.
     """
-    old, listed = old_worker(timeout_s), LIST_WORKER.told(timeout_s=timeout_s)
+    old, listed = (
+        old_worker(timeout_s).told(work_s=work_s),
+        LIST_WORKER.told(timeout_s=timeout_s, work_s=work_s),
+    )
+    at_stream_worker = STREAM_WORKER.told(work_s=work_s)
     listed_unique, pushing = listed.told(layout="unique"), LIST_PRODUCER
 
     # 0: as it was.
@@ -273,14 +283,14 @@ def there_and_back(
         system.empty("scheduled")
         exchange(workers, end, system, listed_unique, tasks)
     # 4: workers at the stream, the bridge, and a worker left at the list for what is delayed, with little room.
-    at_stream = [system.start_idle(STREAM_WORKER) for _ in range(2)]
+    at_stream = [system.start_idle(at_stream_worker) for _ in range(2)]
     bridge = system.bridge(QUEUE, "--to", STREAM)
-    last = system.start((listed_unique if unique else listed).told(concurrency=1, work_s=10 * WORK_S))
+    last = system.start((listed_unique if unique else listed).told(concurrency=1, work_s=10 * work_s))
     for worker in workers:
         end(worker)
         system.flow(tasks)
     until(lambda: all(pid in system.read() for pid in at_stream), PATIENCE_S, what=system.said)
-    exchange(at_stream, end, system, STREAM_WORKER, tasks)
+    exchange(at_stream, end, system, at_stream_worker, tasks)
     # 5: producers at the stream.
     exchange(producers, system.stop, system, STREAM_PRODUCER, tasks)
     # 6: nothing is left of the list.
@@ -352,7 +362,10 @@ def test_every_task_is_done_once_while_much_flows(system: System, scaled: Callab
 @pytest.mark.timeout(600)
 def test_workers_are_killed_at_each_step(system: System, scaled: Callable[[int], int]) -> None:
     """Nothing is lost, and only what a killed worker had in hand is done again."""
-    there_and_back(system, system.kill, tasks=scaled(500), timeout_s=2, unique=True)
+    there_and_back(system, system.kill, tasks=scaled(500), timeout_s=2, work_s=4 * WORK_S, unique=True)
     assert len(system.killed) == 12
+    assert system.counts["begun"].total() > system.counts["done"].total(), (
+        "some were killed in the midst of a task"
+    )
     odd = {task: count for task, count in system.repeated().items() if not system.held_by_killed(task)}
     assert not odd

@@ -222,7 +222,7 @@ def test_what_our_workers_have_not_begun_is_celerys_again(place: Place) -> None:
         asking.send_task("shop.tasks.send_email", [f"a-{n:02}"])
     asking.close()
     slow = program("from-celery.md", "drain.py").replace(
-        "    headers, now =", "    sleep(1)\n    headers, now ="
+        "    headers, now =", "    sleep(0.3)\n    headers, now ="
     )
     place.write("drain.py", "from time import sleep\n" + slow)
     with place.running("-m", "millstream", "run", "drain:app"):
