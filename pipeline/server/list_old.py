@@ -31,8 +31,9 @@ MOST_NAMED = 10_000
 GAP_MS = 10_000
 """Between two looks so much time counts, in ms, or a quarter of the old timeout: in a longer pause anything may have
 come and gone."""
-TAKEN_COSTS = 10
-"""When an equal task is taken, copies without a record count from so many parts of the old timeout later on."""
+TAKEN_COSTS = 2
+"""When an equal task is taken, copies without a record count from the old timeout by this later on. Two workers that
+hold equal tasks all the time, each for less than an old timeout, take more than two in one: theirs never count long."""
 KEPT_MS = 86_400_000
 """What was seen is kept for so long without another look, in ms; so is whose processing list it is."""
 MOST_MALFORMED = 20
