@@ -380,6 +380,19 @@ _ALL = (
         quick=True,
     ),
     Variant(
+        "list-popped-and-not-kept",
+        "G3",
+        "list-pop-replies-swallowed",
+        ("lost",),
+        [
+            (
+                f"{LUA}list_pop.lua",
+                "redis.call('HSET', KEYS[3], ARGV[2], cmsgpack.pack(",
+                "tostring(cmsgpack.pack(",
+            )
+        ],
+    ),
+    Variant(
         "list-hand-left-to-its-taker",
         "G3",
         "list-handed-replies-swallowed",
