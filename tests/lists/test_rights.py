@@ -89,6 +89,16 @@ def test_a_pop_that_may_not_be_noted_takes_nothing(listing: Listing, stream: str
             assert [(task.data, task.priority) for task in queue.peek()] == before
 
 
+def test_what_was_handed_keeps_its_order_when_a_pop_may_not_be_noted(listing: Listing, stream: str) -> None:
+    """The hand is first in, first out: what cannot be popped after all stands there as before."""
+    url = as_user(listing, stream, "+@all", "-hset", "~*")
+    hand = listing.list_keys.hand
+    listing.link.call("RPUSH", hand, "first", "second", "third")
+    with pytest.raises(AccessDeniedError), closing(Connector(url)) as connector:
+        pop_tasks(connector.link("test"), listing.options(), "token", 2)
+    assert listing.link.call("LRANGE", hand, 0, -1) == [b"first", b"second", b"third"]
+
+
 def test_a_queue_reads_a_password_anew_that_stands_in_a_file(
     listing: Listing, stream: str, tmp_path: Path
 ) -> None:

@@ -384,13 +384,7 @@ _ALL = (
         "G3",
         "list-pop-replies-swallowed",
         ("lost",),
-        [
-            (
-                f"{LUA}list_pop.lua",
-                "redis.call('HSET', KEYS[3], ARGV[2], cmsgpack.pack(",
-                "tostring(cmsgpack.pack(",
-            )
-        ],
+        [(f"{LUA}list_pop.lua", "redis.pcall('HSET', KEYS[3], ARGV[2], cmsgpack.pack(", "#(cmsgpack.pack(")],
     ),
     Variant(
         "list-hand-left-to-its-taker",
