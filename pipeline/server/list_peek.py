@@ -47,6 +47,8 @@ def peek_tasks(link: Link, options: ListOptions, *, count: int, start: int = 0) 
         WrongKeyTypeError: the key holds something else.
     """
     count = min(count, MOST_PEEKED)
+    if count < 1:
+        return []
     hand = options.keys.hand
     handed, length = link.calls([("LRANGE", hand, -start - count, -start - 1), ("LLEN", hand)])
     # What is handed comes first, so what stands in the list lies so much further on.

@@ -74,6 +74,24 @@ def test_tasks_are_popped_in_the_order_asked_for(
     assert [task.payload for task in queue.peek()] == []
 
 
+@pytest.mark.parametrize("order", ["fifo", "lifo"])
+def test_a_peek_shows_any_part_in_the_order_of_taking(
+    make: MakeQueue, listing: Listing, link: Link, order: str
+) -> None:
+    """What lies in the hand first, whatever is passed over, and nothing that was not asked for."""
+    listing.push(*"abcde")
+    link.call("LPUSH", listing.list_keys.hand, "x", "y")
+    queue = make(order=order)
+    whole = [task.data for task in queue.peek()]
+    assert whole == [*"xyabcde"] if order == "fifo" else [*"xyedcba"]
+    for start in range(9):
+        for count in range(9):
+            part = queue.peek(count, start=start)
+            assert [task.data for task in part] == whole[start : start + count]
+            assert [task.place for task in part] == [*range(7)][start : start + count]
+    assert [queue.pop(0) for _ in whole] == whole
+
+
 def test_payloads_are_decoded(make: MakeQueue, listing: Listing) -> None:
     """Text, JSON and msgpack, as their bytes tell; another format is an error that has the bytes."""
     listing.push("text", '{"id": 1}', b"\x81\xa1a\x01", b"\xff\xfe")
