@@ -83,7 +83,7 @@ def test_a_peek_shows_any_part_in_the_order_of_taking(
     link.call("LPUSH", listing.list_keys.hand, "x", "y")
     queue = make(order=order)
     whole = [task.data for task in queue.peek()]
-    assert whole == [*"xyabcde"] if order == "fifo" else [*"xyedcba"]
+    assert whole == [*("xyabcde" if order == "fifo" else "xyedcba")]
     for start in range(9):
         for count in range(9):
             part = queue.peek(count, start=start)
