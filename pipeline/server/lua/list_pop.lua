@@ -53,7 +53,7 @@ else
   if type(noted) == 'table' then -- a right may be missing: all stays where it was
     for i = #members, 1, -1 do
       if handed and i <= #handed then
-        redis.pcall('LPUSH', KEYS[2], members[i])
+        redis.pcall('RPUSH', KEYS[2], members[i])
       elseif scores[i] ~= '' then
         redis.pcall('ZADD', KEYS[1], scores[i], members[i])
       else
