@@ -188,8 +188,9 @@ class Waiting:
             for queue in asked:
                 self._begin_wait(queue, wait_ms, waits)
             if waits:
-                # What the server was asked last it answers last.
-                ready_any([link for _, link, _ in waits], wait_ms + LATE_MS, wake)
+                # What the server was asked last it answers last. Where a connection broke, the next look goes on.
+                with contextlib.suppress(NotConnectedError):
+                    ready_any([link for _, link, _ in waits], wait_ms + LATE_MS, wake)
         finally:
             for queue, link, client in waits:
                 self._end_wait(queue, link, client)

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from consumers import list_pop
 from consumers.list_queue import ListQueue, Popped
 from pipeline.errors import ClosedError, DecodeError, NotConnectedError, UsageError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Connector, Link
-from pipeline.server.list_pop import KEPT_MS, GivenBack, pop_tasks, return_tasks
+from pipeline.server.list_pop import KEPT_MS, GivenBack, pop_tasks, return_tasks, wait_command
+from pipeline.server.scripts import Arg
 from tests.conftest import OwnServer, Server
 from tests.faults.refusals import settings
 from tests.lists.conftest import Listing
@@ -353,6 +355,28 @@ def test_close_ends_a_wait(make: MakeQueue, listing: Listing, link: Link) -> Non
     with pytest.raises(ClosedError):
         queue.pop(0)
     until(lambda: not waiting_at(link)())
+
+
+def test_a_connection_that_breaks_just_before_a_wait_ends_no_pop(
+    server: Server, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on over another one, as with an answer that is lost."""
+    broken = threading.Event()
+    with Proxy(server.address) as proxy, ListQueue(listing.list, proxy.url) as queue:
+
+        def break_first(options: ListOptions, wait_ms: int) -> tuple[Arg, ...]:
+            if not broken.is_set():
+                broken.set()
+                proxy.cut()
+            return wait_command(options, wait_ms)
+
+        monkeypatch.setattr(list_pop, "wait_command", break_first)
+        thread, got = in_thread(lambda: queue.pop("20s"))
+        assert broken.wait(10)
+        until(lambda: got or waiting_at(listing.link)())
+        listing.push("task")
+        thread.join(10)
+        assert got == ["task"]
 
 
 def test_threads_share_a_queue(make: MakeQueue, listing: Listing) -> None:
