@@ -20,7 +20,7 @@ from typing import Any
 
 import redis
 
-from millstream import Event, ListOptions, ListQueue, Pipeline, Producer
+from millstream import ListOptions, ListQueue, Pipeline, Producer
 from tests.lists.classic import Account, ClassicQueue, finish
 
 QUEUE = "emails"
@@ -123,12 +123,12 @@ def work_list(
 
 
 def work_stream(url: str, account: Account, work_s: float) -> None:
-    """Ours, at the stream: what the bridge brings and what is sent there look the same."""
+    """Ours, at the stream: the same function; what the bridge brings and what is sent there look the same."""
     app = Pipeline(url)
 
-    @app.consumer(STREAM, group="mail", types=["send_email"], concurrency=2, claim_after="3s")
-    def send_email(event: Event) -> None:
-        run(account, work_s, *event.data["args"])
+    @app.consumer(STREAM, group="mail", function=True, concurrency=2, claim_after="3s")
+    def send_email(name: str) -> None:
+        run(account, work_s, name)
 
     app.run()
 
