@@ -11,7 +11,8 @@ from pipeline.errors import MillstreamError, WrongKeyTypeError
 from pipeline.keys import StreamKeys, escape, slot_of
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
-from pipeline.server.replies import Reply
+from pipeline.server.list_owner import OWNED_MS, others_key, owner_key
+from pipeline.server.replies import Reply, text
 from pipeline.server.scripts import script
 
 BATCH = 100
@@ -40,7 +41,8 @@ def promote_tasks(
         cluster: whether the server keeps slots apart.
 
     Raises:
-        WrongKeyTypeError: a key holds something else; nothing was moved. MillstreamError: the server refused.
+        WrongKeyTypeError: a key holds something else; nothing was moved. UsageError: the old key of delayed tasks is
+        another list's. MillstreamError: the server refused.
     """
     classic = options.format == "classic"
     key = options.scheduled if classic else options.keys.due
@@ -50,11 +52,13 @@ def promote_tasks(
     try:
         moved, due, merged = link.run(
             script("list_promote"),
-            [key, options.name, options.keys.tasks.never],
-            [count, "s" if classic else "ms", kind, "0" if classic else "1"],
+            [key, options.name, options.keys.tasks.never, *([owner_key(key)] if classic else [])],
+            [count, "s" if classic else "ms", kind, "0" if classic else "1", options.name, OWNED_MS],
         )
     except WrongKeyTypeError as error:
         raise _named(link, error, options, key) from None
+    if moved < 0:
+        raise others_key(options, "scheduled", text(due))
     return PromotedTasks(moved, float(due) if due else None, merged)
 
 
@@ -69,9 +73,11 @@ def _in_two_steps(link: Link, options: ListOptions, key: str, kind: str, count: 
     while True:
         held: list[Reply] = link.run(
             script("list_hold"),
-            [key, held_key(key, options.name), StreamKeys(key).never],
-            [count, placed.decode()],
+            [key, held_key(key, options.name), StreamKeys(key).never, owner_key(key)],
+            [count, placed.decode(), options.name, OWNED_MS],
         )
+        if held[0] == b"other":
+            raise others_key(options, "scheduled", text(held[1]))
         number, due, *payloads = held
         if moved or not payloads:  # one batch a call; the next is held by now, and placed by the next call
             return PromotedTasks(moved, 0.0 if payloads else float(due) if due else None)

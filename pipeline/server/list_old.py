@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.errors import MillstreamError, UsageError, WrongKeyTypeError
-from pipeline.keys import StreamKeys
+from pipeline.errors import MillstreamError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
 from pipeline.server.list_old_record import FIELDS, OldRecord, parse_record
 from pipeline.server.list_old_steps import DEPTH, MOST_COPIES, named, run_named, steps_for
+from pipeline.server.list_owner import declare_own
 from pipeline.server.replies import Reply, text
 
 CHUNK = 500
@@ -116,7 +116,7 @@ class OldTasks:
             found.complete = True
             return found
         try:
-            self._claim(link)
+            declare_own(link, self._options, "old_processing")
             found.tasks += self._steps.go_on(link)
             self._scan(link, found)
             self._walk(link, found, chunks)
@@ -150,23 +150,6 @@ class OldTasks:
                 self._copies.clear()
                 self._recorded.clear()
                 return
-
-    def _claim(self, link: Link) -> None:
-        """Declare the processing list as this list's own."""
-        options = self._options
-        owner = StreamKeys(options.old_processing).prefix + "list:owner"
-        _, whose = link.calls([("SET", owner, options.name, "PX", KEPT_MS, "NX"), ("GET", owner)])
-        if whose is None or isinstance(
-            whose, MillstreamError
-        ):  # out of memory: whoever declared it did so before
-            return
-        if text(whose) != options.name:
-            raise UsageError(
-                f"old_processing={options.old_processing!r} is what list {text(whose)!r} has declared as its own: "
-                "nothing in it says which list a task was taken from, so only one list may name it (ListOptions; "
-                f"if it was declared by mistake, delete the key {owner!r})"
-            )
-        link.call("PEXPIRE", owner, KEPT_MS)
 
     def _enter(self, link: Link) -> bool:
         """Begin at the tail; False if there is nothing to look at."""

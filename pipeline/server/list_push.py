@@ -13,6 +13,7 @@ from pipeline.errors import MillstreamError, ServerRefusedError, UsageError
 from pipeline.keys import StreamKeys
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
+from pipeline.server.list_owner import declare_own
 from pipeline.server.replies import Reply, text
 from pipeline.server.scripts import Arg, script
 
@@ -75,9 +76,12 @@ def push(
     """push_command(), carried out.
 
     Raises:
-        UsageError: see there. NotConnectedError: repeat it with the same number, it is pushed once.
+        UsageError: see there, or the old key of delayed tasks is another list's. NotConnectedError: repeat it with the
+        same number, it is pushed once.
         MillstreamError: the server refused, nothing was pushed.
     """
+    if due is not None and options.format == "classic":
+        declare_own(link, options, "scheduled")
     reply = link.run(script("list_push"), *_push(options, producer, number, payloads, due, priority))
     pushed = parse_pushed(reply, options)
     if isinstance(pushed, MillstreamError):

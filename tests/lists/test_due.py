@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.errors import (
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Connector, Link
 from pipeline.server.list_due import held_key, promote_tasks
+from pipeline.server.list_owner import owner_key
 from pipeline.server.list_push import MAX_PAYLOADS, push, push_command
 from pipeline.server.scripts import Script, script
 from tests.clustered import one_node_cluster
@@ -400,13 +402,38 @@ def test_across_slots_a_promoter_killed_between_two_steps_leaves_the_next_one_to
     assert len(held) == 1
 
 
+def test_the_old_key_of_delayed_tasks_is_that_of_one_list_only(classic: Pushing) -> None:
+    """Nothing in it says which list a task is for: a second one that pushes to it, or promotes, is told which the first
+    is, and nothing is moved. A worker that finds nothing there declares nothing."""
+    other = Pushing(classic.link, replace(classic.options, name=f"{classic.options.name}-other"))
+    assert other.promote_all() == 0
+    classic.push(b"a", due=Due(after_ms=0))
+    with pytest.raises(UsageError, match=f"is what list '{classic.options.name}' has declared as its own"):
+        other.push(b"b", due=Due(after_ms=0))
+    with pytest.raises(UsageError, match="scheduled="):
+        other.promote_all()
+    assert (other.taken(), classic.promote_all(), classic.taken()) == ([], 1, [b"a"])
+
+
+def test_across_slots_the_old_key_of_delayed_tasks_is_that_of_one_list_only(apart: Pushing) -> None:
+    """Also what old producers put there belongs to the list whose promoter comes first."""
+    other = Pushing(apart.link, replace(apart.options, name=f"{apart.options.name}-other"))
+    apart.link.call("ZADD", apart.delayed_key, 1, "a")
+    assert apart.promote_all(cluster=True) == 1
+    apart.link.call("ZADD", apart.delayed_key, 2, "b")
+    with pytest.raises(UsageError, match="scheduled="):
+        other.promote_all(cluster=True)
+    assert (apart.promote_all(cluster=True), sorted(apart.taken())) == (1, [b"a", b"b"])
+
+
 def test_across_slots_a_promoter_that_stood_still_places_nothing_twice(apart: Pushing) -> None:
     """It holds the number of a batch that others placed, and the next one too, long ago."""
     options = apart.options
     place = [options.name, options.keys.position(f"due:{options.scheduled}"), options.keys.tasks.never]
     apart.at(1, b"a")
-    hold = [options.scheduled, held_key(options.scheduled, options.name), "{" + options.scheduled + "}:never"]
-    number, _, payload = apart.link.run(script("list_hold"), hold, [100, ""])
+    key = options.scheduled
+    hold = [key, held_key(key, options.name), "{" + key + "}:never", owner_key(key)]
+    number, _, payload = apart.link.run(script("list_hold"), hold, [100, "", options.name, 60_000])
     assert apart.promote_all(cluster=True) == 1
     apart.at(2, b"b")
     assert apart.promote_all(cluster=True) == 1

@@ -1,9 +1,11 @@
 -- list_hold: the first of two steps by which delayed tasks come to a list in another slot: has those that are due held.
 --
 -- KEYS  1 the sorted set of delayed tasks, in the classic format  2 …:list:held:<list>, beside it: a number, then the
---       tasks that were moved under it  3 S:never, beside it
+--       tasks that were moved under it  3 S:never, beside it  4 what says which list KEYS 1 belongs to
 -- ARGV  1 most tasks  2 the number that was placed by the step before, or '': it need not be held any more
--- Returns {number, next due ms or '', payload…}: what is to be placed now, the latest due first; no payload: nothing.
+--       3 the list's name, for KEYS 4  4 ms for which it stands there
+-- Returns {number, next due ms or '', payload…}: what is to be placed now, the latest due first; no payload: nothing. Or
+--       {'other', list}: KEYS 1 belongs to that list.
 --
 -- As long as tasks are held no others are moved, so that any number of promoters go on with the same. A number is above
 -- all earlier ones, also when the key is lost, or the clock set back.
@@ -23,7 +25,11 @@ else
   local due = redis.pcall('ZREVRANGEBYSCORE', KEYS[1], string.format('%d.%06d', time[1], time[2]), '-inf', 'LIMIT', 0, ARGV[1])
   if due['err'] then return due end
   if #due > 0 then
+    local owner = redis.pcall('GET', KEYS[4])
+    if type(owner) == 'table' then return owner end
+    if owner and owner ~= ARGV[3] then return {'other', owner} end
     redis.call('DEL', KEYS[3])
+    redis.pcall('SET', KEYS[4], ARGV[3], 'PX', ARGV[4])
     answer[1] = string.format('%d', math.max(number + 1, time[1] * 1000000 + time[2]))
     local held = redis.pcall('RPUSH', KEYS[2], answer[1], unpack(due))
     if type(held) == 'table' then return held end

@@ -1,11 +1,13 @@
 -- list_promote: moves delayed tasks whose time has come to the end of the list that tasks are taken from.
 --
 -- KEYS  1 the sorted set of delayed tasks  2 the list, or the sorted set of a priority queue  3 S:never
+--       4 of the old key of delayed tasks, what says which list it belongs to
 -- ARGV  1 most tasks  2 ms or s: what due times are kept in
 --       3 left or right: the end that tasks are taken from; unique or classic: members of the priority queue
 --       4 1 if members of KEYS 1 have an id before the payload, 0 if they are the payload
+--       5 the list's name, for KEYS 4  6 ms for which it stands there
 -- Returns {moved, next due ms or '', merged}: merged: of those, classic members that a priority queue held already; they
---       keep its priority. Or an error: then nothing was moved.
+--       keep its priority. Or {-1, list, 0}: KEYS 1 belongs to that list; or an error: then nothing was moved.
 --
 -- Of those that are due the latest go first: when all calls are done the earliest due stands at the very end, and is
 -- taken next. A key that never exists is deleted first, which lets the script write on under OOM. Tasks are added before
@@ -19,10 +21,14 @@ local now = ARGV[2] == 'ms' and string.format('%d', time[1] * 1000 + math.floor(
   or string.format('%d.%06d', time[1], time[2])
 local due = redis.pcall('ZREVRANGEBYSCORE', KEYS[1], now, '-inf', 'LIMIT', 0, ARGV[1])
 if failed(due) then return due end
+local owner = #due > 0 and KEYS[4] and redis.pcall('GET', KEYS[4])
+if failed(owner) then return owner end
+if owner and owner ~= ARGV[5] then return {-1, owner, 0} end
 
 local merged = 0
 if #due > 0 then
   redis.call('DEL', KEYS[3])
+  if KEYS[4] then redis.pcall('SET', KEYS[4], ARGV[5], 'PX', ARGV[6]) end
   local us, payloads, added, problem = time[1] * 1000000 + time[2], {}, {}, nil
   for i, member in ipairs(due) do
     local id, priority, payload = false, '0', member
