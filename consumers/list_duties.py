@@ -7,6 +7,7 @@ here is said and tried again, and neither ends the member nor keeps its heartbea
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from consumers.state import MemberState, now_ms
 from pipeline.errors import MillstreamError, NotConnectedError, UsageError
@@ -43,14 +44,13 @@ class ListDuties:
     def __init__(self, state: MemberState, options: ListOptions) -> None:
         self._state = state
         self._options = options
-        self._delayed = [options]
-        """How delayed tasks are kept. Those of the format unique stand in a key of our own, and are promoted by workers
-        of the format classic as well: so producers may be the first to go over to it."""
+        self._delayed = {options: 0}
+        """How delayed tasks are kept, to when they are looked at next, in ms. Those of the format unique stand in a key
+        of our own, and are promoted by workers of the format classic as well: so producers may go over to it first."""
         if options.format == "classic" and not options.is_sorted:
-            self._delayed.append(replace(options, format="unique"))
+            self._delayed[replace(options, format="unique")] = 0
         self._old: OldTasks | None = None
         self._pause_ms = min(max(options.old_timeout_ms // 50, LEAST_PAUSE_MS), LONGEST_PAUSE_MS)
-        self._promote_at_ms = 0
         self._recover_at_ms = 0
         self._return_at_ms = 0
         self.promoted = 0
@@ -64,8 +64,9 @@ class ListDuties:
         Raises:
             NotConnectedError: the link broke. MillstreamError: the server is a replica now, or its like: connect anew.
         """
-        if now_ms() >= self._promote_at_ms:
-            self._promote_at_ms = now_ms() + self._tried(link, self._promote)
+        for options, at_ms in self._delayed.items():
+            if now_ms() >= at_ms:
+                self._delayed[options] = now_ms() + self._tried(link, partial(self._promote, options=options))
         if now_ms() >= self._recover_at_ms:
             self._recover_at_ms = now_ms() + self._tried(link, self._recover)
         if now_ms() >= self._return_at_ms:
@@ -73,7 +74,7 @@ class ListDuties:
 
     def wait_ms(self) -> int:
         """How long until something is to be done, in ms."""
-        return max(min(self._promote_at_ms, self._recover_at_ms, self._return_at_ms) - now_ms(), 0)
+        return max(min(*self._delayed.values(), self._recover_at_ms, self._return_at_ms) - now_ms(), 0)
 
     def _tried(self, link: Link, step: Callable[[Link], int]) -> int:
         """Do a step; in how many ms the next is to be done."""
@@ -90,10 +91,7 @@ class ListDuties:
             )
             return DECLARED_MS if isinstance(error, UsageError) else RETRY_MS
 
-    def _promote(self, link: Link) -> int:
-        return min([self._promote_those(link, options) for options in self._delayed])
-
-    def _promote_those(self, link: Link, options: ListOptions) -> int:
+    def _promote(self, link: Link, options: ListOptions) -> int:
         calls, merged = 0, 0
         while True:
             done = promote_tasks(link, options, cluster=self._state.cluster)

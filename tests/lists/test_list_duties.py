@@ -158,6 +158,22 @@ def test_a_live_old_worker_keeps_what_it_runs(beside: Listing, old: ClassicQueue
     assert old.redis.lrange("processing", 0, -1) == [b"long"]
 
 
+def test_delayed_tasks_of_another_list_are_left_to_it(
+    listing: Listing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own ones, in the format unique, run at their time all the same."""
+    options = listing.options(format="classic", scheduled=f"{listing.list}-scheduled")
+    listing.link.call("SET", f"{{{options.scheduled}}}:list:owner", "sms")
+    listing.link.call("ZADD", options.scheduled, 1, "of sms")
+    seen: list[Any] = []
+    listing.app.consumer(list=options)(lambda event: seen.append(event.data))
+    with listing.running():
+        until(lambda: "is what list 'sms' has declared as its own" in caplog.text)
+        schedule(listing, listing.options(), 1, b"ours", after_ms=300)
+        until(lambda: seen == ["ours"])
+    assert listing.link.call("ZRANGE", options.scheduled, 0, -1) == [b"of sms"]
+
+
 def test_a_processing_list_that_another_list_has_declared_is_left_to_it(
     listing: Listing, caplog: pytest.LogCaptureFixture
 ) -> None:
