@@ -31,6 +31,7 @@ from pipeline.list_options import ListOptions
 from pipeline.observe.log import Limited, get_logger
 from pipeline.pace import Pace
 from pipeline.position import before, parse_entry_id, position_id
+from pipeline.server.bridge_ends import BridgeEnds
 from pipeline.server.bridge_sign import BridgeSign
 from pipeline.server.bridging import MOST_BYTES, MOST_TASKS, checked, load_scripts, push_command
 from pipeline.server.connect import Connector, Link
@@ -117,10 +118,12 @@ def fill_list(
         queue, stream, check_name("bridge", bridge or stream), follow, since, stop, filled, rate, progress
     )
 
+    ends = BridgeEnds(queue, stream, there, here)
     sign = BridgeSign(there, queue, stream, to_stream=False, stop=stop)
 
     def attempt() -> None:
         sign.put_up()
+        ends.check_names()
         with_list = with_stream = None
         try:
             with_list, with_stream = there.link("bridge"), here.link("bridge")
@@ -137,7 +140,7 @@ def fill_list(
     try:
         until_done(attempt, stop=stop, done=lambda: filled.pushed, trouble=trouble, over=[here, there])
     except WrongKeyTypeError as error:
-        raise WrongKeyTypeError(f"list {queue.name!r} or stream {stream!r}: {error}") from None
+        raise ends.named(error, bridge or stream) from None
     finally:
         filler.report()
         try:
@@ -151,18 +154,16 @@ def fill_list(
 
 
 def check_filling(queue: ListOptions, stream: str) -> None:
-    """Refuse a stream and a list that cannot be bridged.
+    """Refuse a stream and a list that cannot be bridged, wherever they are.
 
     Raises:
-        UsageError: they are one key, or the list is a sorted set.
+        UsageError: the list is a sorted set.
     """
     check_stream_name(stream)
     if queue.is_sorted:
         raise UsageError(
             f"list {queue.name!r}: order=priority is a sorted set, and events of a stream have no priorities"
         )
-    if stream in (queue.name, queue.keys.stream):
-        raise UsageError(f"list {queue.name!r} and stream {stream!r} are one key: give one another name")
 
 
 class _CrossedError(NotConnectedError):

@@ -17,6 +17,7 @@ from console.output import counted
 from consumers.list_filler import check_filling, fill_list
 from pipeline.errors import UsageError
 from pipeline.list_options import ENDS, ListOptions
+from pipeline.server.bridging import check_names
 from pipeline.server.connect import Connector
 from pipeline.task import PAYLOADS, function_of
 from producers.producer import Producer
@@ -112,7 +113,9 @@ def bridge(
     stop = threading.Event()
     if to is not None:
         _only_with("--from", from_url=from_url, since="" if since == "start" else since)
-        check_pair(queue, to)
+        check_pair(queue)
+        if not to_url:
+            check_names(queue, to)
         options = TaskOptions(
             type=function_of if event_type is None else of(event_type), key=of(key), bad=bad
         )
@@ -128,6 +131,8 @@ def bridge(
         confirm="" if confirm == "accepted" else confirm,
     )
     check_filling(queue, source)
+    if not from_url:
+        check_names(queue, source)
     _begin(session, stop, follow)
     return _to_list(session, queue, source, from_url, follow, since, bridge_id, rate, stop)
 

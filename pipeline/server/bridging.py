@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import MillstreamError
+from pipeline.errors import MillstreamError, UsageError
 from pipeline.keys import StreamKeys
 from pipeline.list_options import ListOptions
 from pipeline.server.append import pack_words
@@ -17,6 +17,9 @@ from pipeline.server.scripts import Arg, script
 
 MOST_TASKS = 500
 """Most tasks of one script call."""
+LEAST_STANDING = 16
+"""Of a list that is taken from the end it is pushed to: so many that were pushed since it was looked at may stand
+before what was seen; more where more is moved."""
 MOST_BYTES = 1_000_000
 """Most bytes of payloads of one script call, unless one alone has more."""
 MOST_HELD = 2_000
@@ -29,6 +32,8 @@ class Moved:
     """Answer to move_command()."""
 
     moved: int
+    standing: int
+    """How many stand at the take end that were pushed there since: they are next."""
     passed_over: frozenset[int]
     """Indices, up to the last one that was moved, of what others had taken."""
 
@@ -47,6 +52,18 @@ class Held:
     before: int
     """How many were held before these."""
     payloads: list[bytes]
+
+
+def check_names(options: ListOptions, stream: str) -> None:
+    """Refuse a list and a stream of one server that are one key.
+
+    Raises:
+        UsageError: they are.
+    """
+    if stream in (options.name, options.keys.stream):
+        raise UsageError(
+            f"list {options.name!r} and stream {stream!r} are one key: give the stream another name"
+        )
 
 
 def load_scripts(link: Link) -> None:
@@ -78,15 +95,20 @@ def move_command(
 ) -> bytes:
     """Move tasks, each as payload, header and body, into a stream of the same slot; packed."""
     keys = [options.name, stream, StreamKeys(stream).never]
-    words = [str(word).encode() for word in script("bridge_move").command(keys, [options.take, cap_entries])]
+    given: list[Arg] = [options.take, cap_entries, _may_stand(options, len(tasks))]
+    words = [str(word).encode() for word in script("bridge_move").command(keys, given)]
     for task in tasks:
         words += task
     return pack_words(words)
 
 
+def _may_stand(options: ListOptions, tasks: int) -> int:
+    return max(LEAST_STANDING, tasks) if options.take == options.push else 0
+
+
 def parse_moved(reply: list[int]) -> Moved:
     """What the script answered."""
-    return Moved(reply[0], frozenset(which - 1 for which in reply[1:]))
+    return Moved(reply[0], reply[1], frozenset(which - 1 for which in reply[2:]))
 
 
 def hold_command(options: ListOptions, bridge: str, count: int, new_counter: str) -> tuple[Arg, ...]:

@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.errors import MillstreamError, UsageError, WrongKeyTypeError
 from pipeline.keys import check_name, check_stream_name, slot_of
 from pipeline.list_options import ListOptions
+from pipeline.server.bridge_ends import BridgeEnds
 from pipeline.server.bridge_sign import BridgeSign
 from pipeline.server.connect import Connector
 from pipeline.server.lasting import until_done
@@ -59,7 +60,7 @@ def follow_list(
     """
     queue = ListOptions(name=queue) if isinstance(queue, str) else queue
     name = check_stream_name(producer.stream_name(stream))
-    check_pair(queue, name)
+    check_pair(queue)
     stop, fed = stop or threading.Event(), Fed() if fed is None else fed
     source = connector or (producer.connector if url is None else Connector(url, name="millstream-bridge"))
     try:
@@ -71,20 +72,15 @@ def follow_list(
     return fed
 
 
-def check_pair(queue: ListOptions, stream: str) -> None:
-    """Refuse a list and a stream that cannot be bridged.
+def check_pair(queue: ListOptions) -> None:
+    """Refuse a list and a stream that cannot be bridged, wherever they are.
 
     Raises:
-        UsageError: they are one key, or the list is a sorted set.
+        UsageError: the list is a sorted set.
     """
     if queue.is_sorted:
         raise UsageError(
             f"list {queue.name!r}: order=priority is a sorted set, and a stream has one order: let workers take from it"
-        )
-    keys = queue.keys
-    if stream in (keys.list, keys.stream):
-        raise UsageError(
-            f"list {queue.name!r} and stream {stream!r} are one key: give the stream another name"
         )
 
 
@@ -98,25 +94,34 @@ class Way(Protocol):
         """Close the connections; run() makes others."""
 
 
-def _way(course: Course, source: Connector, bridge: str) -> Way:
-    target = course.producer.connector
-    if source is not target:
-        here, there = source.capabilities().run_id, target.capabilities().run_id
-        if not here or here != there or source.address.db != target.address.db:
-            return RelayedList(course, source, bridge)
+def _way(course: Course, ends: BridgeEnds, source: Connector, bridge: str) -> Way:
+    if not ends.are_on_one_server():
+        return RelayedList(course, source, bridge)
     if source.capabilities().cluster_nodes and slot_of(course.queue.name) != slot_of(course.stream):
         return RelayedList(course, source, bridge)
+    held = ends.held(bridge)
+    if held:
+        course.limited.warning(
+            "held",
+            "a bridge of this name, to another server, left tasks that it holds: run that one again",
+            list=course.queue.name,
+            bridge=bridge,
+            tasks=held,
+        )
     return MovedList(course, source)
 
 
 def _until_done(course: Course, source: Connector, bridge: str) -> None:
     way: Way | None = None
+    ends = BridgeEnds(course.queue, course.stream, source, course.producer.connector)
     sign = BridgeSign(source, course.queue, course.stream, to_stream=True, stop=course.stop)
 
     def attempt() -> None:
         nonlocal way
         sign.put_up()
-        way = way or _way(course, source, bridge)
+        if way is None:
+            ends.check_names()
+            way = _way(course, ends, source, bridge)
         try:
             way.run()
         finally:
@@ -135,7 +140,7 @@ def _until_done(course: Course, source: Connector, bridge: str) -> None:
             over=[source, course.producer.connector],
         )
     except WrongKeyTypeError as error:
-        raise WrongKeyTypeError(f"list {course.queue.name!r} or stream {course.stream!r}: {error}") from None
+        raise ends.named(error, bridge) from None
     finally:
         try:
             course.close()

@@ -64,7 +64,7 @@ class MovedList:
             reply, more = link.read_or_error(), link.read_or_error()
             moved = parse_moved(checked(reply))
             course.moved(made, moved.indices())
-            if made.stopped is not None or not moved.moved:
+            if made.stopped is not None or moved.standing or not moved.moved:
                 # Something else stands at the take end than was looked at: look again.
                 break
             looked += parse_look(queue, checked(more))

@@ -9,6 +9,7 @@ import pytest
 from consumers.list_filler import Filled, fill_list
 from pipeline.errors import DecodeError, UsageError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
+from pipeline.server.bridging import load_scripts, move_command, parse_moved
 from pipeline.server.connect import Link
 from producers.producer import Producer
 from producers.sources.feed import Fed
@@ -68,6 +69,60 @@ def test_either_end_may_be_the_one_that_is_taken_from(
     found = events(link, stream)
     expected = ["one", "two", "three"] if order == "fifo" else ["three", "two", "one"]
     assert [event.data for event in found] == expected and found[0].type == ""
+
+
+def test_a_list_taken_from_the_end_it_is_pushed_to_is_moved_while_it_is_pushed_to(
+    producer: Producer, server: Server, link: Link, stream: str
+) -> None:
+    """A producer that pushes without a pause: something else stands there at each look, and each task comes once."""
+    name, ended, pushed = f"{stream}:l", threading.Event(), [5_000]
+    push(link, name, range(5_000))
+
+    def go_on_pushing() -> None:
+        pusher = server.connector().link("pusher")
+        while not ended.is_set():
+            pusher.call("LPUSH", name, *map(task, range(pushed[0], pushed[0] + 3)))
+            pushed[0] += 3
+        pusher.close()
+
+    thread = threading.Thread(target=go_on_pushing)
+    thread.start()
+    try:
+        with bridges(producer) as start:
+            start(stream, ListOptions(name=name, order="lifo"))
+            until(lambda: link.call("XLEN", stream) >= 5_000, 20, what=lambda: str(link.call("XLEN", stream)))
+            ended.set()
+            thread.join()
+            until(lambda: link.call("LLEN", name) == 0, 20)
+    finally:
+        ended.set()
+        thread.join()
+    assert sorted(numbers(link, stream)) == list(range(pushed[0]))
+
+
+def test_what_was_pushed_before_the_tasks_that_were_seen_stays_in_its_order(link: Link, stream: str) -> None:
+    """The script itself: newer ones stand at either end, one that was seen is gone, another is equal to a new one."""
+    for end, push_verb in (("right", "RPUSH"), ("left", "LPUSH")):
+        name = f"{{{stream}}}{end}"
+        options = ListOptions(name=name, push=end, order="lifo")
+        link.call(
+            push_verb, name, *"abcde", *"wxyb"
+        )  # e, d, c, b were seen; d was taken by another, w to b are new
+        link.call("LREM", name, 0, "d")
+        seen = [(word.encode(), b"h", b"b") for word in "edcb"]
+        load_scripts(link)
+        link.send(move_command(options, stream, seen))
+        moved = parse_moved(link.read())
+        assert (moved.moved, moved.standing, moved.indices()) == (3, 4, [0, 2, 3])
+        left = link.call("LRANGE", name, 0, -1)[:: 1 if end == "right" else -1]
+        assert b"".join(left) == b"awxyb"
+    fifo = ListOptions(name=f"{{{stream}}}fifo")
+    link.call("LPUSH", fifo.name, *"abc")
+    link.call(
+        "RPUSH", fifo.name, "next"
+    )  # as what is due: taken before all that was seen, so nothing is moved
+    link.send(move_command(fifo, stream, [(b"a", b"h", b"b")]))
+    assert parse_moved(link.read()).moved == 0 and link.call("LLEN", fifo.name) == 4
 
 
 def test_equal_payloads_are_tasks_of_their_own(producer: Producer, link: Link, stream: str) -> None:
@@ -180,7 +235,7 @@ def test_a_lost_reply_doubles_nothing(server: Server, link: Link, stream: str, n
     with Proxy(server.address) as proxy, Producer(proxy.url) as producer:
         producer.connector.capabilities()
         seen = iter(range(1_000_000))
-        proxy.swallow = lambda _, reply: reply.startswith(b"*1\r\n:") and next(seen) % (nth + 1) == 0
+        proxy.swallow = lambda _, reply: reply.startswith(b"*2\r\n:") and next(seen) % (nth + 1) == 0
         fed = follow_list(producer, stream, name, follow=False)
         assert proxy.swallowed and fed.restarts
     assert numbers(link, stream) == list(range(3_000))
@@ -242,7 +297,7 @@ def test_a_key_of_another_type_is_said(producer: Producer, link: Link, stream: s
     name = f"{stream}:l"
     link.call("LPUSH", name if wrong == "stream" else f"{name}:x", "a task")
     link.call("SET", name if wrong == "list" else stream, "text")
-    with pytest.raises(WrongKeyTypeError, match=stream):
+    with pytest.raises(WrongKeyTypeError, match=rf"{stream}.*holds a string, not a {wrong}"):
         follow_list(producer, stream, name, follow=False)
     if wrong == "stream":
         assert link.call("LLEN", name) == 1

@@ -285,7 +285,7 @@ def test_a_key_of_another_type_is_said(connector: Connector, link: Link, stream:
     if wrong == "list":
         send(connector, stream, range(3))
     link.call("SET", name if wrong == "list" else stream, "text")
-    with pytest.raises(WrongKeyTypeError, match=stream):
+    with pytest.raises(WrongKeyTypeError, match=rf"{stream}.*holds a string, not a {wrong}"):
         fill_list(name, stream, connector=connector, follow=False)
     if wrong == "list":
         link.call("DEL", name)

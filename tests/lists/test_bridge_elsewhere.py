@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DecodeError, UnsupportedServerError
+from consumers.list_filler import fill_list
+from pipeline.errors import DecodeError, UnsupportedServerError, UsageError
 from pipeline.list_options import ListOptions
+from pipeline.server.bridging import hold_command, load_scripts
 from pipeline.server.connect import Connector, Link
 from producers.producer import Producer
 from producers.sources.feed import Fed
@@ -60,6 +62,37 @@ def test_tasks_come_in_order_and_nothing_is_held_afterwards(
     assert follow_list(producer, stream, "l", url=old.url, follow=False).confirmed == 100
     assert numbers(link, stream) == list(range(3_100))
     assert old.held(stream) == [] and not old.link.call("EXISTS", "l")
+
+
+def test_list_and_stream_may_have_one_name_on_two_servers(
+    old: Old, server: Server, link: Link, stream: str
+) -> None:
+    """Moving to another server keeps the name, there and back; on one server it is refused, however it is reached."""
+    queue = stream
+    push(old.link, queue, range(300))
+    with Producer(connector=server.connector()) as producer:
+        assert follow_list(producer, queue, queue, url=old.url, follow=False).confirmed == 300
+    assert numbers(link, queue) == list(range(300)) and not old.link.call("EXISTS", queue)
+    filled = fill_list(queue, queue, url=old.url, stream_url=server.address.shown, follow=False)
+    assert filled.pushed == 300 and listed(old.link, queue) == list(range(300))
+    with Producer(connector=old.connector) as producer, pytest.raises(UsageError, match="one key"):
+        follow_list(producer, queue, queue, url=old.url, follow=False)
+    with pytest.raises(UsageError, match="one key"):
+        fill_list(queue, queue, url=old.url, stream_url=old.url, follow=False)
+    assert old.link.call("LLEN", queue) == 300
+
+
+def test_what_a_bridge_to_elsewhere_left_is_said_by_one_within_the_server(
+    old: Old, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was started with another address: what it held stays where it is, and is not forgotten."""
+    options = ListOptions(name="l")
+    push(old.link, "l", range(20))
+    load_scripts(old.link)
+    old.link.call(*hold_command(options, stream, 7, "life:0"))
+    with Producer(connector=old.connector) as producer:
+        assert follow_list(producer, stream, "l", follow=False).confirmed == 13
+    assert "tasks=7" in caplog.text and len(old.held(stream)) == 7
 
 
 def test_it_goes_on_while_tasks_come_and_stops_with_nothing_held(
