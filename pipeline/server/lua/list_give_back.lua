@@ -78,14 +78,24 @@ elseif ARGV[6] == 'unread' then
     for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
     if facts['name'] == ARGV[1] then last = facts['last-delivered-id'] end
   end
-  while not full() do
-    local entry = redis.call('XREVRANGE', KEYS[3], '+', '(' .. last, 'COUNT', 1)[1]
-    local body, header = task_of(entry and entry[2])
-    if not body then break end
-    local done = put(body, header)
-    if failed(done) then return done end
-    redis.call('XDEL', KEYS[3], entry[1])
-    given = given + 1
+  -- Several at a time, as what was just deleted is passed over again by the next look; few until their size is known.
+  local step, over = 1, false
+  while not (over or full()) do
+    local entries = redis.call('XREVRANGE', KEYS[3], '+', '(' .. last, 'COUNT', math.min(step, MOST - given))
+    local ids, problem = {}, nil
+    for i = 1, #entries do
+      local body, header = task_of(entries[i][2])
+      local done = body and put(body, header)
+      if failed(done) then problem = done end
+      over = not body or problem ~= nil
+      if over then break end
+      ids[i] = entries[i][1]
+      if bytes >= MOST_BYTES then break end
+    end
+    if #ids == 0 then over = true else redis.call('XDEL', KEYS[3], unpack(ids)) end
+    if problem then return problem end
+    given = given + #ids
+    step = math.min(4 * step, 128)
   end
 elseif ARGV[6] == 'retry' then
   for _, member in ipairs(redis.call('ZREVRANGE', KEYS[5], 0, MOST - 1)) do
