@@ -44,7 +44,7 @@ from pipeline.observe.log import get_logger
 from pipeline.observe.trouble import trouble_with
 from pipeline.server.connect import Connector, Link
 from pipeline.server.error_map import Reaction, row_of
-from pipeline.server.groups import retire, wrong_keys
+from pipeline.server.groups import names_left, retire, wrong_keys
 from pipeline.server.lists import drain_hand, give_back
 
 TICK_S = 0.5
@@ -508,8 +508,8 @@ class Member:
             give_back(link, options, state.group)
             self._returned = given
 
-    def _give_back(self, link: Link, options: ListOptions, *, held: bool) -> None:
-        """The last member gives what nobody began back to the list, for other workers. held: its name still stands."""
+    def _give_back(self, link: Link, options: ListOptions) -> None:
+        """The last member gives what nobody began back to the list, for other workers."""
         state = self.state
         given = give_back(link, options, state.group, leaving=True, until_s=self._leave_by_s)
         if given:
@@ -519,8 +519,9 @@ class Member:
                 group=state.group,
                 tasks=given,
             )
-            if held:
-                retire(link, state.keys, state.group, state.consumer)
+            # Names that stood as they held just that: ours, and those of members who left while we were here.
+            for name in names_left(link, state.keys, state.group):
+                retire(link, state.keys, state.group, name)
 
     def _left(self, link: Link) -> bool:
         """Settle what is finished, hand back what was never seen, leave the group; False if the server went away."""
@@ -540,7 +541,7 @@ class Member:
             gone = retire(link, state.keys, state.group, state.consumer)
             self._membership.leave(link, for_good=gone)
             if state.list_options is not None:
-                self._give_back(link, state.list_options, held=not gone)
+                self._give_back(link, state.list_options)
         except MillstreamError as error:
             state.say.warning("leave", "could not settle everything before leaving", error=str(error))
             return False

@@ -396,6 +396,12 @@ def names_idle(link: Link, ref: GroupRef) -> dict[str, tuple[int, int]]:
     return {text(facts["name"]): (facts["pending"], facts["idle"]) for facts in map(pairs, reply)}
 
 
+def names_left(link: Link, keys: StreamKeys, group: str) -> list[str]:
+    """Names of members who left, and that still stand for what they held then."""
+    reply = link.call("HGETALL", keys.members(group))
+    return [text(name) for name, said in zip(reply[::2], reply[1::2], strict=True) if said.endswith(b":0")]
+
+
 def wrong_keys(link: Link, keys: StreamKeys, group: str, *, queue: ListOptions | None = None) -> list[str]:
     """Which of a group's keys hold another type than they should, each as "KEY holds a TYPE, not a TYPE".
 

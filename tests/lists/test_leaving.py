@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from consumers.app import Pipeline
 from consumers.consumer import Consumer
 from pipeline.event import Event
 from pipeline.keys import GroupRef
@@ -212,6 +213,36 @@ def test_an_iterator_leaves_what_it_did_not_take(listing: Listing) -> None:
             break
     assert listing.left() == [b"three", b"two"]
     assert listing.taken() == 0
+
+
+def test_the_last_worker_clears_away_the_names_of_those_that_left_before(listing: Listing) -> None:
+    """One leaves while the other has no room for what it hands back: its name stands for just that."""
+    begun, go_on = threading.Event(), threading.Event()
+    first = Pipeline(listing.url)
+
+    @first.consumer(list=listing.list, concurrency=1)
+    def handle(event: Event) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    running_ = listing.block_list(concurrency=1)
+    listing.push(*(str(n) for n in range(50)))
+    with worker_of(listing.app) as last:
+        assert running_.wait(10)
+        until(lambda: last.members[0].counts.read == 2)
+        with worker_of(first) as one:
+            assert begun.wait(10)
+            until(lambda: one.members[0].counts.read == 2)
+            threading.Timer(0.05, go_on.set).start()
+            one.members[0].stop()
+        assert listing.taken() > 1
+        stop = threading.Thread(target=last.stop)
+        stop.start()
+        until(lambda: last.members[0].state.stopping)
+        listing.go_on.set()
+        stop.join()
+    assert listing.taken() == 0
+    assert listing.consumers("workers") == {}
 
 
 @pytest.mark.parametrize("workers", [2, 5])
