@@ -97,7 +97,7 @@ def test_all_keys_of_a_list_share_its_slot_and_none_is_an_old_workers(name: str)
         {"name": "emails", "format": "old"},
         {"name": "emails", "old_timeout_ms": 10},
         {"name": "scheduled"},
-        {"name": "processing"},
+        {"name": "processing", "old_processing": "processing"},
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
