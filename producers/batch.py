@@ -415,12 +415,15 @@ class Batches:
         self._replace_waiting(self.waiting)
 
     def _next_chunks(self) -> list[Chunk]:
-        """The chunks of the next batch: of one source, within the limits, at least one."""
+        """The chunks of the next batch: within the limits, at least one; of one source, each behind the one before it.
+
+        The script compares where the source stands with where the batch begins, and with nothing in the midst of it.
+        """
         chunks: list[Chunk] = []
         size = 0
         weight = 0.0
         first_step = self.waiting[0].step
-        source = first_step.source if first_step else ""
+        at = (first_step.source, first_step.before) if first_step else None
         while self.waiting:
             chunk = self.waiting[0]
             more = self._weight(chunk)
@@ -428,8 +431,10 @@ class Batches:
                 size + chunk.size_bytes > self._batch_bytes or weight + more > self._batch_entries
             ):
                 break
-            if (chunk.step.source if chunk.step else "") != source:
+            step = chunk.step
+            if ((step.source, step.before) if step else None) != at:
                 break
+            at = (step.source, step.after) if step else None
             chunks.append(self._pop())
             size += chunk.size_bytes
             weight += more

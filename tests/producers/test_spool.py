@@ -13,6 +13,7 @@ from pipeline.codec import encode_msgpack
 from pipeline.options import LogOptions
 from pipeline.packed import PackedEvents
 from pipeline.server.connect import Link
+from producers.batch import Chunk, Fate, Step
 from producers.logs.spool import Spool
 from producers.producer import Producer
 from producers.spill.folder import SpillFolder
@@ -178,3 +179,48 @@ def test_a_lock_that_is_another_users_stops_nobody(
         assert spool.close() == 0
     assert [data["event"] for data in datas(link, stream) if isinstance(data, dict)] == list(range(100))
     assert [path.name for path in folder.path.iterdir()] == [theirs.name]
+
+
+def test_what_was_handed_behind_a_failure_is_not_there_twice(
+    proxy: Proxy, link: Link, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first are refused as the stream has them; the next is handed before that is learnt, and again afterwards."""
+    options = LogOptions(spill=str(tmp_path), pack=20, spill_sync_ms=0)
+    folder = SpillFolder(str(tmp_path), stream)
+    left_behind(stream, folder, options, 0, 100)
+    [segment] = folder.segments(next(folder.path.glob("*.spill")).name[:16])
+    monkeypatch.setattr("producers.logs.spool.TURN_S", 10.0)
+    with Producer(proxy.url) as producer:
+        before = ""
+        for _ in range(3):
+            record, _at = segment.next() or pytest.fail("five are in the file")
+            step = Step(segment.path.name[:16], before, str(record.last))
+            producer.add(stream, producer.carried((record.header, record.body), record.events, step))
+            before = step.after
+        segment.close()
+        producer.flush(10)
+        handed: list[Chunk] = []
+        add = producer.add
+
+        def hand(stream: str, chunk: Chunk, *, block_ms: float | None = None) -> None:
+            if len(handed) <= 3:
+                until(lambda: all(one.ending.fate for one in handed), what="it is known what became of them")
+            if len(handed) == 3:  # until an answer comes, what is handed waits
+                replies = proxy.replies
+                proxy.hold()
+                producer.send(f"{stream}.other", 1)
+                until(lambda: proxy.replies > replies, what="an answer waits")
+            add(stream, chunk, block_ms=block_ms)
+            handed.append(chunk)
+
+        monkeypatch.setattr(producer, "add", hand)
+        spool = Spool(stream, folder, options, lambda _count, _why: None)
+        spool.producer = producer
+        spool.step()
+        assert [one.ending.fate for one in handed] == [Fate.FAILED] * 3 + [None] * 2
+        spool.step()
+        assert len(handed) == 7
+        proxy.release()
+        until(lambda: not spool.step() and spool.idle, what="all is in the stream", every_s=0.001)
+        assert spool.close() == 0
+    assert [data["event"] for data in datas(link, stream) if isinstance(data, dict)] == list(range(100))

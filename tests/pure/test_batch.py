@@ -201,6 +201,20 @@ def test_every_entry_is_appended_once_and_in_order_whatever_the_network_does(
     assert sender.deadline_ms() is None
 
 
+def test_what_a_source_gives_again_is_not_in_one_batch_with_what_it_gave_before() -> None:
+    """The script looks only where a batch begins: in one batch, both would be appended."""
+    sender = batches(batch_events=10)
+    wire = Wire(sender)
+    for name, before, after in (("3", "2", "3"), ("4", "3", "4"), ("3", "2", "3"), ("4", "3", "4")):
+        sender.add(entry(name, step=Step("file", before, after)))
+    wire.server.position = "2"
+    wire.send()
+    assert [request.names for request in wire.requests] == [["3", "4"], ["3", "4"]]
+    wire.calm()
+    assert wire.server.stream == ["3", "4"]
+    assert [one.fate for one in wire.settled] == [Fate.CONFIRMED, Fate.FAILED]
+
+
 @settings(max_examples=300, deadline=None)
 @given(RUNS)
 def test_a_source_that_restarts_from_its_stored_position_neither_loses_nor_repeats_a_line(
