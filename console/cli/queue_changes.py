@@ -97,7 +97,8 @@ def recover(session: Session, name: str, execute: bool, layout: Layout) -> None:
         f"{old.key} holds {counted(old.processing, 'task')}; of {counted(old.records, 'record')} "
         f"{old.expired:,} timed out"
     )
-    session.consent("put back what timed out?", execute)
+    if old.processing or old.records or not old.whole:  # else there is nothing to ask about
+        session.consent("put back what timed out?", execute)
     with ListQueue(options, connector=session.connector()) as queue:
         found = queue.recover_old()
     for key, why in found.malformed.items():

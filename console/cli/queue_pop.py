@@ -50,6 +50,7 @@ def pop(
     if wait and timeout:
         raise UsageError("--wait waits for ever, --timeout for a while: one of them")
     limit_s = None if wait else timeout / 1_000
+    session.link("queue").close()  # a server that is away from the start is said at once, not waited for
     queues = [ListQueue(layout.of(name), connector=session.connector()) for name in dict.fromkeys(names)]
     rows: list[dict[str, Any]] = []
     popped = 0

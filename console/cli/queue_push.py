@@ -78,12 +78,15 @@ def push(
         raise UsageError("what is to be pushed? One of PAYLOAD, --lines and --function")
     if (args or kwargs) and function is None:
         raise UsageError("--arg and --kwarg are those of a --function")
+    if function == "":
+        raise UsageError("--function has no name: no worker could find it")
     if not any(given):
         if sys.stdin.isatty():
             raise UsageError(
                 "what is to be pushed? PAYLOAD, --function NAME, or --lines FILE (-: standard input)"
             )
         lines = STDIN
+    session.link("queue").close()  # a server that is away from the start is said at once, not waited for
     with ListQueue(layout.of(name), connector=session.connector()) as queue:
         if lines is not None:
             return _push_lines(session, queue, lines, due, priority)
@@ -179,6 +182,8 @@ def _payload(queue: ListQueue, text: bytes) -> bytes:
 
 def _lines(path: str) -> Iterator[list[bytes]]:
     """The lines of a file, as many together as are there to be read: what comes slowly is pushed as it comes."""
+    if os.path.isdir(path):
+        raise UsageError(f"--lines {path}: it is a folder")
     descriptor = sys.stdin.fileno() if path == STDIN else os.open(path, os.O_RDONLY)
     try:
         rest = b""

@@ -331,3 +331,18 @@ def test_verbs_of_streams_name_the_stream_of_a_list(url: str, name: str, link: L
     ran = here("pending", name, "workers", url=url)
     assert ran.code != 0
     assert f"what its workers took is the stream '{{{name}}}:tasks'" in ran.err
+
+
+def test_what_cannot_be_pushed_and_where_nothing_is_to_be_done(url: str, name: str, link: Link) -> None:
+    """Each said at once: a call of no function, a folder of lines, a server that is away, no old tasks."""
+    ran = here("queue", "push", name, "--function", "", url=url)
+    assert ran.code == 2 and "--function has no name" in ran.error
+    ran = here("queue", "push", name, "--lines", "/", url=url)
+    assert ran.code == 2 and "--lines /: it is a folder" in ran.error
+    assert not link.call("EXISTS", name)
+    for verb in (("push", name, "x"), ("pop", name, "--timeout", "1h")):
+        assert here("queue", *verb, url="redis://127.0.0.1:1").code == 7
+    ran = here(
+        "queue", "recover", name, "--old-processing", f"{name}:p", "--old-records", f"{name}:p:", url=url
+    )
+    assert ran.code == 0 and ran.out.startswith(f"0 tasks put back to {name}"), ran.err
