@@ -52,7 +52,8 @@ def follow_list(
         fed, progress: as those of follow_file(); `unparsed` counts the tasks that went on as they are.
 
     Raises:
-        UsageError: names or options that cannot be; or a bridge from this stream to this list is at work.
+        UsageError: names or options that cannot be; or a bridge from this stream to this list is at work; or type or
+            key of the options is a function that fails: that task and those behind it stay where they are.
         WrongKeyTypeError: one of the keys is none of its kind.
         DecodeError: with bad=stop, a task that cannot be decoded; it is still in the list, with all behind it, or, to
             another server or slot, held.

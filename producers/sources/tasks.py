@@ -80,8 +80,8 @@ class TaskEntries:
             number += 1
             try:
                 data = decode_task(payload, codec, limits)
-                type_ = type_of if type_of.__class__ is str else valid(type_of(data))  # type: ignore[operator]
-                key = key_of if key_of.__class__ is str else valid(key_of(data))  # type: ignore[operator]
+                type_ = type_of if type_of.__class__ is str else _said_of("type", type_of, data, payload)  # type: ignore[arg-type]
+                key = key_of if key_of.__class__ is str else _said_of("key", key_of, data, payload)  # type: ignore[arg-type]
                 try:  # what was decoded just now holds nothing but what is written as it stands
                     body = pack_exact(data, None, EXACT)
                 except TypeError:
@@ -104,3 +104,18 @@ class TaskEntries:
             SINGLE, self._codec, UNCOMPRESSED, 1, self._producer, number, "", "", None,
             {"kept": valid(why)[:_SAID]}, "", self._limits,
         )  # fmt: skip
+
+
+def _said_of(option: str, function: Callable[[Any], str], data: Any, payload: bytes) -> str:
+    """What the caller's function says of a task.
+
+    Raises:
+        UsageError: it fails. A key that is missing cannot be mended once the event is in the stream, so none is sent.
+    """
+    try:
+        return valid(function(data))
+    except Exception as error:
+        raise UsageError(
+            f"TaskOptions.{option} fails with {type(error).__name__} ({error}) for the task {payload[:_SAID]!r}, "
+            "which is not moved"
+        ) from error

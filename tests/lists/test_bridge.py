@@ -303,6 +303,19 @@ def test_a_key_of_another_type_is_said(producer: Producer, link: Link, stream: s
         assert link.call("LLEN", name) == 1
 
 
+@pytest.mark.parametrize("option", ["type", "key"])
+def test_a_function_of_the_caller_that_fails_moves_nothing_of_that_task(
+    producer: Producer, link: Link, stream: str, option: str
+) -> None:
+    """The error says which function, why, and of which task; that one and those behind it stay in the list."""
+    link.call("LPUSH", f"{stream}:l", task(1), "a text", task(2))
+    options = TaskOptions(**{option: lambda data: str(data["args"][0])})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=rf"TaskOptions.{option} fails with TypeError.*b'a text'"):
+        follow_list(producer, stream, f"{stream}:l", follow=False, options=options)
+    left = link.call("LRANGE", f"{stream}:l", 0, -1)
+    assert left[:2] == [task(2).encode(), b"a text"] and len(left) + link.call("XLEN", stream) == 3
+
+
 def test_a_list_that_does_not_exist_is_an_empty_one(producer: Producer, link: Link, stream: str) -> None:
     """To the server both are the same."""
     assert follow_list(producer, stream, f"{stream}:l", follow=False) == Fed()
