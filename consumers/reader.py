@@ -324,11 +324,16 @@ class Reader:
             count += len(read)
             with state.lock:
                 if state.window.holds_any(ref, [held.entry_id for held in read]):
-                    # The group was lost and recreated before them: these run here already.
+                    # The group was lost and recreated before them: these run here already. Or the stream was lost
+                    # with it, and others of the same millisecond have their ids now.
                     for held in read:
                         known = state.window.get(ref, held.entry_id)
-                        if known is not None:
+                        if known is None:
+                            continue
+                        if ref.again or list(known.fields) == list(held.fields):
                             known.token = token
+                        else:
+                            state.lose(known)
                     read = [held for held in read if state.window.get(ref, held.entry_id) is None]
                 state.window.add_all(read)
                 self._fresh += read

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.event import Event
 from pipeline.server.connect import Link
 from pipeline.server.locate import locate
 from producers.producer import Producer
@@ -184,6 +185,26 @@ def test_g10_a_flush_amid_sixteen_batches(own: Server, stream: str, link: Link) 
             assert there == sorted(set(there))
             assert set(range(8, 24)) <= set(there)
     look.close()
+
+
+def test_g10_another_entry_of_the_same_id_is_not_taken_for_the_one_that_was_lost(mine: Consuming) -> None:
+    """The stream is deleted while one of its entries runs; one of the same millisecond gets its id, and runs."""
+    begun: list[str] = []
+
+    @mine.app.consumer(mine.stream, group="g", concurrency=4)
+    def handle(event: Event) -> None:
+        begun.append(event.data)
+        if event.data == "lost":
+            mine.go_on.wait(20)
+
+    lost, new = mine.encoded("lost", "new")
+    mine.link.call("XADD", mine.stream, "5-1", *lost)
+    with mine.running():
+        until(lambda: begun == ["lost"], what="it runs")
+        mine.link.calls([("MULTI",), ("DEL", mine.stream), ("XADD", mine.stream, "5-1", *new), ("EXEC",)])
+        until(lambda: begun == ["lost", "new"], what="the new one runs")
+        mine.until_drained()
+    assert begun == ["lost", "new"]
 
 
 def test_g10_a_group_whose_record_was_deleted_is_no_new_group_later(mine: Consuming) -> None:
