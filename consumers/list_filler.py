@@ -321,6 +321,15 @@ class _Filler:
         self._entries = parse_entries(entries)
         if isinstance(info, list):
             facts = pairs(info)
+            last = text(facts["last-generated-id"])
+            if facts["length"] and parse_entry_id(last) < parse_entry_id(self._whole):
+                self.limited.warning(
+                    "anew",
+                    "the stream is another one, or lost its end: nothing is pushed below the position",
+                    stream=self._stream,
+                    last_id=last,
+                    position=self._whole,
+                )
             if "entries-added" in facts:
                 self._count_gone(facts["entries-added"] - facts["length"])
         if self._entries:

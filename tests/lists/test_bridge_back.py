@@ -223,6 +223,20 @@ def test_entries_that_were_trimmed_before_it_came_are_counted(
     assert listed(link, f"{stream}:l") == [*range(300), *range(600, 1_000)]
 
 
+def test_a_stream_made_anew_with_lower_ids_is_said(
+    connector: Connector, link: Link, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its entries stand before where the bridge was: they are not pushed, and that is no secret."""
+    send(connector, stream, range(3))
+    assert fill_list(f"{stream}:l", stream, connector=connector, follow=False).pushed == 3
+    assert "another one" not in caplog.text
+    entries = link.call("XRANGE", stream, "-", "+")
+    link.call("DEL", stream)
+    link.call("XADD", stream, "5-1", *entries[0][1])
+    assert fill_list(f"{stream}:l", stream, connector=connector, follow=False).pushed == 0
+    assert "last_id='5-1'" in caplog.text
+
+
 def test_what_no_task_can_be_made_of_stops_nothing(connector: Connector, link: Link, stream: str) -> None:
     """Corrupt entries and bytes within data: left out, counted, and still in the stream."""
     good = encode_entry(Event({"function": "f", "args": [1]}), producer="p", number=1)
