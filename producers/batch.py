@@ -33,6 +33,9 @@ class Step:
     after: str
     expiry_ms: int = 0
     """How long the server remembers the position if nothing comes behind it; 0: for ever."""
+    behind: Any = None
+    """The ending of what the source gave just before, unless that was known to be in the stream. Should it fail, this
+    fails with it, also when given afterwards: where no position is stored, the script takes whatever comes first."""
 
 
 class ElsewhereError(SendError):
@@ -245,11 +248,15 @@ class Batches:
             or self._before_bytes + last.size_bytes >= self._batch_bytes
         )
 
-    def add(self, chunk: Chunk) -> None:
-        """Queue a chunk behind the others."""
+    def add(self, chunk: Chunk) -> list[Settled]:
+        """Queue a chunk behind the others; or end it, where what its source gave before it has failed meanwhile."""
+        behind = chunk.step.behind if chunk.step else None
+        if behind is not None and behind.fate in (Fate.FAILED, Fate.UNKNOWN):
+            return [Settled(self.stream, [chunk], Fate.FAILED, error=behind.error)]
         if self.waiting:
             self._count_last()
         self.waiting.append(chunk)
+        return []
 
     def drop_oldest(self) -> Chunk | None:
         """Give up the oldest chunk that is in no batch yet; None if there is none."""
@@ -497,4 +504,6 @@ class Batches:
         self.waiting.clear()
         self._before_bytes, self._before_weight = 0, 0.0
         for chunk in waiting:
-            self.add(chunk)
+            if self.waiting:
+                self._count_last()
+            self.waiting.append(chunk)

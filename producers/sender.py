@@ -253,7 +253,10 @@ class Sender:
                     return
                 had, was_full = bool(batches.waiting), batches.full
                 self.outbox.count(chunk)
-                batches.add(chunk)
+                ended = batches.add(chunk)
+                if ended:
+                    self._end(self.outbox.release(ended))
+                    return
                 self._set_off(batches, had, was_full, size_bytes, now_ms())
             except (BufferFull, ClosedError):
                 raise
@@ -387,10 +390,12 @@ class Sender:
         """
         if not self.intake.entries:
             return
+        ended: list[Settled] = []
         for stream, chunk, is_new in self.intake.take(now, only_full=only_full):
             if is_new:
                 self.outbox.count(chunk)
-            self.outbox.stream(stream).add(chunk)
+            ended += self.outbox.stream(stream).add(chunk)
+        self._end(self.outbox.release(ended))
         self._changed.notify_all()
         self._fit()
 
@@ -479,11 +484,13 @@ class Sender:
         held, failures, waker = self.outbox, self.failures, self._waker
         failures.lock = threading.RLock()
         self._exchange.disconnect()  # the child's copy of the socket: the parent's connection goes on
+        ended: list[Settled] = []
         for stream, chunk, _ in self.intake.take(now_ms()):
-            held.stream(stream).add(chunk)
+            ended += held.stream(stream).add(chunk)
         self._begin(connector, encoder)
         waker.close()
-        settle(held.fail_all(SendError("it was sent by the parent process, before the fork")), failures)
+        ended += held.fail_all(SendError("it was sent by the parent process, before the fork"))
+        settle(ended, failures)
 
     def report_dropped(self) -> None:
         """Report the failures whose receipts were thrown away unread. Never under a lock: on_error is not ours."""

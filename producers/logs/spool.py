@@ -333,11 +333,14 @@ class Spool:
         now_s = time.monotonic()
         if self.producer is None or now_s < self._hold_until_s:
             return False
+        behind = spill.handed[-1].ending if spill.handed else None
+        if behind is not None and behind.fate in (Fate.FAILED, Fate.UNKNOWN):
+            return False  # it would fail, too: first step() has to learn that
         after = str(record.last)
         chunk = self.producer.carried(
             (record.header, record.body),
             record.events,
-            Step(spill.id, spill.before, after, POSITION_EXPIRY_MS),
+            Step(spill.id, spill.before, after, POSITION_EXPIRY_MS, behind),
         )
         try:
             self.producer.add(self._stream, chunk, block_ms=block_ms)

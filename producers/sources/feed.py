@@ -35,7 +35,7 @@ from pipeline.server.connect import Link
 from pipeline.server.replies import text
 from producers.batch import Chunk, Step
 from producers.producer import Producer
-from producers.receipt import Receipt
+from producers.receipt import Ending, Receipt
 from producers.sources.parsers import Parser, parse_line, parse_text, valid
 from producers.sources.records import RecordOptions
 from producers.sources.times import TimeOf, Untimed
@@ -200,6 +200,8 @@ class Feed:
         self._options = replace(options, source=valid(options.source))
         self._pack = pack
         self._before = ""
+        self._behind: Ending | None = None
+        """The ending of what was put last, since the position was read."""
         self._receipts: deque[Receipt] = deque()
         self._limited = self._positions.limited
 
@@ -211,13 +213,13 @@ class Feed:
         """
         reply = self._positions.ask("GET", self._key)
         position = None if reply is None else text(reply)
-        self._before = position or ""
+        self._before, self._behind = position or "", None
         return position
 
     def remember(self, position: str) -> None:
         """Store a position before any line, where none is stored: what comes from now on will not be missed."""
         self._positions.ask("SET", self._key, position, "NX")
-        self._before = position
+        self._before, self._behind = position, None
 
     def forget(self) -> None:
         """Remove the stored position."""
@@ -248,8 +250,8 @@ class Feed:
         for number, chunk in enumerate(chunks):
             if position is not None:
                 last = chunk.ending.index + chunk.events - 1
-                chunk.step = Step(self._source, self._before, position(last))
-                self._before = chunk.step.after
+                chunk.step = Step(self._source, self._before, position(last), behind=self._behind)
+                self._before, self._behind = chunk.step.after, chunk.ending
             if not self._add(chunk):
                 self._producer.give_up(self._stream, chunks[number:], SendError("the source was interrupted"))
                 return False

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import NotFoundError, UsageError, WrongKeyTypeError
+from pipeline.errors import NotFoundError, SendError, UsageError, WrongKeyTypeError
 from pipeline.keys import StreamKeys
 from pipeline.server.connect import Link
 from producers.producer import Producer
-from producers.sources.feed import Fed, LineOptions
+from producers.sources.feed import Fed, Feed, LineOptions
 from producers.sources.follow import follow_file, send_lines
 from producers.sources.parsers import parse_auto, parse_json, parse_text
 from producers.sources.several import file_source
@@ -503,3 +503,32 @@ def test_lines_of_a_pipe_that_could_not_be_sent_are_counted(stream: str, tmp_pat
     with Producer("unix:///nonexistent/no.sock", send_timeout="200ms") as producer, path.open("rb") as file:
         fed = send_lines(producer, stream, file)
     assert (fed.lines, fed.confirmed, fed.failed) == (3, 0, 3)
+
+
+def test_what_is_put_behind_a_failure_is_not_sent_before_it(link: Link, server: Server, stream: str) -> None:
+    """No position is stored yet, so the server would take it; and what failed would be taken for sent."""
+
+    def put(feed: Feed, number: int) -> bool:
+        return feed.put([str(number).encode()], {}, lambda _index: str(number))
+
+    def sent() -> bool:
+        try:
+            producer.send(f"{stream}.other", 1).result()
+        except SendError:
+            return False
+        return True
+
+    with Proxy(server.address) as proxy, Producer(proxy.url, send_timeout="200ms") as producer:
+        proxy.refuse = True
+        feed = Feed(producer, stream, source="file")
+        put(feed, 1)
+        until(lambda: not feed.unconfirmed, what="the first has failed")
+        proxy.refuse = False
+        until(sent, what="the server is there again")
+        assert not put(feed, 2)
+        assert feed.recover() is None
+        for number in (1, 2):
+            put(feed, number)
+        until(lambda: feed.fed.confirmed == 2 or not feed.check(), what="both are in the stream")
+        feed.close()
+    assert datas(link, stream) == ["1", "2"]

@@ -215,32 +215,52 @@ def test_what_a_source_gives_again_is_not_in_one_batch_with_what_it_gave_before(
     assert [one.fate for one in wire.settled] == [Fate.CONFIRMED, Fate.FAILED]
 
 
-@settings(max_examples=300, deadline=None)
-@given(RUNS)
+@dataclass
+class End:
+    """What the source learns of a line, as soon as the sender knows it."""
+
+    fate: Fate | None = None
+    error: MillstreamError | None = None
+
+
+@settings(max_examples=600, deadline=None)
+@given(RUNS, st.booleans())
 def test_a_source_that_restarts_from_its_stored_position_neither_loses_nor_repeats_a_line(
-    actions: list[str],
+    actions: list[str], late_look: bool
 ) -> None:
-    """After any failure the source drops what is unconfirmed, reads the stored position and goes on from there."""
+    """After any failure the source drops what is unconfirmed, reads the stored position and goes on from there.
+
+    late_look: it learns of the failure when it has given more lines.
+    """
     sender = batches()
     wire = Wire(sender)
     position, held, seen, lines = 0, 0, 0, 40
+    behind: End | None = None
 
     def feed() -> None:
-        nonlocal position, held
+        nonlocal position, held, behind
         if position < lines:
-            step = Step("file", str(position), str(position + 1))
-            sender.add(entry(f"line{position}", wire.now_ms, step=step))
+            step = Step("file", str(position), str(position + 1), behind=behind)
+            one = entry(f"line{position}", wire.now_ms, step=step)
+            one.ending = behind = End()
             position, held = position + 1, held + 1
+            wire.settled += sender.add(one)
+            note()
+
+    def note() -> None:
+        for settled in wire.settled:
+            for one in settled.chunks:
+                one.ending.fate, one.ending.error = settled.fate, settled.error
 
     def look() -> None:
-        nonlocal position, held, seen
+        nonlocal position, held, seen, behind
         for settled in wire.settled[seen:]:
             held -= len(settled.chunks)
             if settled.fate in (Fate.FAILED, Fate.UNKNOWN):
                 position = -1  # interrupted: wait for the rest to end, then read the position
         seen = len(wire.settled)
         if position == -1 and held == 0:
-            position = int(wire.server.position or 0)
+            position, behind = int(wire.server.position or 0), None
 
     for action in actions:
         if action == "add" and position >= 0:
@@ -261,9 +281,12 @@ def test_a_source_that_restarts_from_its_stored_position_neither_loses_nor_repea
             wire.serve_late()
         elif action == "wait":
             wire.wait(150)
-        look()
+        note()
+        if not late_look or action == "full":
+            look()
     while True:
         wire.calm()
+        note()
         look()
         if position >= lines:
             break
