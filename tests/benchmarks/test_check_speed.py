@@ -37,6 +37,7 @@ print(json.dumps([before, count(paths, meter, 1)]))
 """
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_path_over_its_budget_fails_the_check(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -107,6 +107,7 @@ def on_terminal(folder: Path) -> Iterator[Terminal]:
         terminal.close()
 
 
+@pytest.mark.campaign
 def test_every_key_does_what_it_says_and_nothing_is_lost(tmp_path: Path) -> None:
     """A worker and the server killed, a bad event, a rewind: the counts at the end say lost 0."""
     with on_terminal(tmp_path / "data") as terminal:

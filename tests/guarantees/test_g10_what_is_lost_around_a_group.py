@@ -91,6 +91,7 @@ def test_g10_a_replica_that_lacks_the_last_of_it_is_worked_with(
             assert running.failure is None
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("may_kill", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_g10_a_connection_of_which_one_half_is_left_is_given_nothing(
     own: Server, stream: str, may_kill: bool

@@ -37,6 +37,7 @@ def reached(done: Callable[[], int], count: int) -> bool:
     return done() >= count
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("between", ["one-server", "two-servers"])
 @pytest.mark.parametrize("way", ["--to", "--from"])
@@ -89,6 +90,7 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(
     at_stream.close()
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("way", ["to", "from"])
 def test_a_server_that_is_killed_comes_back_with_all(
     own_server: OwnServer, stream: str, scaled: Callable[[int], int], way: str

@@ -98,6 +98,7 @@ def ended() -> Iterator[None]:
     end_all()
 
 
+@pytest.mark.campaign
 def test_ours_durable_server_runs_each_kind_of_worker(tmp_path: Path) -> None:
     """`server --fsync always` has the classic settings; `run --processes 2` supervises threads and asyncio handlers."""
     account = tmp_path / "account"

@@ -296,6 +296,7 @@ def test_ctrl_c_ends_a_wait_and_leaves_nothing_behind(server: Server, listing: L
     assert listing.left() == [b"later"]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("then", ["pop", "close"])
 def test_ctrl_c_at_any_reply_of_a_pop_loses_no_task(server: Server, listing: Listing, then: str) -> None:
     """The server has taken the task, or has been told that it arrived, and the reply is not here: the next pop has it,

@@ -326,6 +326,7 @@ def there_and_back(
         system.stop(pid)
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_running_system_moves_to_a_stream_and_back(system: System) -> None:
     """Every task is done once, whoever pushed it and whoever did it."""

@@ -654,6 +654,7 @@ def test_names_with_one_tag_need_one_step_there(apart: Ours) -> None:
     assert apart.link.call("LRANGE", options.name, 0, -1) == [TASK]
 
 
+@pytest.mark.campaign
 def test_across_slots_whoever_is_cut_off_leaves_the_rest_to_the_next(cluster_url: str, apart: Ours) -> None:
     """Behind each answer in turn: nothing is lost, nothing twice; what lost its record comes back a timeout later."""
     tasks = [b"recorded", b"bare"]
@@ -714,6 +715,7 @@ def test_across_slots_a_list_of_another_type_leaves_tasks_held(apart: Ours) -> N
     assert apart.waiting() == [TASK]
 
 
+@pytest.mark.campaign
 def test_equal_tasks_that_old_workers_run_all_the_time_are_left_alone(
     whole_server: Server, old: ClassicQueue, ours: Ours
 ) -> None:

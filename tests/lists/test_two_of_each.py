@@ -123,6 +123,7 @@ def schedule(
         tried(step)
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("members", ["unique", "classic"])
 def test_two_schedulers_and_two_promoters_double_nothing(
@@ -144,6 +145,7 @@ def test_two_schedulers_and_two_promoters_double_nothing(
     assert found == Counter(halves[0] + halves[1])
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(240)
 def test_two_promoters_in_a_cluster_double_nothing(tmp_path: Path, stream: str, scaled: Scaled) -> None:
     """Two steps for each batch, and any of them may be the one whose answer is lost."""
@@ -162,6 +164,7 @@ def test_two_promoters_in_a_cluster_double_nothing(tmp_path: Path, stream: str, 
         connector.close()
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(240)
 def test_two_recoverers_double_nothing(scaled: Scaled) -> None:
     """Half of the tasks with records that timed out, half without, equal ones among these; records of done tasks, too;
@@ -211,6 +214,7 @@ def test_two_recoverers_double_nothing(scaled: Scaled) -> None:
         link.close()
 
 
+@pytest.mark.campaign
 def test_two_old_recoverers_do_double(old_pair: tuple[ClassicQueue, ClassicQueue]) -> None:
     """What the above is measured against: both see a task that timed out, and both push it."""
     first, second = old_pair

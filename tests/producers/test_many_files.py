@@ -388,6 +388,7 @@ def test_a_file_whose_rights_are_taken_away_and_given_back(
             process.communicate()
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_bad_input_of_hundreds_of_megabytes_takes_little_memory(
     server: Server, stream: str, tmp_path: Path

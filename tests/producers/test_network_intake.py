@@ -333,6 +333,7 @@ def test_lines_without_an_end_are_bounded_together(listen: Listen, link: Link, s
     assert (took.confirmed, took.turned_away, took.unfinished, took.lost) == (1, 1, 2, 0)
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_while_there_is_no_room_a_connection_is_not_read(own_server: OwnServer, stream: str) -> None:
     """Its sender waits, and loses nothing: all is there when the server is back, in order."""
