@@ -19,7 +19,8 @@ from pipeline.backoff import Backoff
 from pipeline.errors import MillstreamError, NotConnectedError
 from pipeline.observe.log import get_logger
 from pipeline.server.connect import Link, ready_any
-from pipeline.server.list_pop import pop_tasks, popped, put_back, return_tasks, wait_command
+from pipeline.server.list_pop import pop_tasks, popped, put_back, return_tasks
+from pipeline.server.lists import hand_over_command
 
 WAIT_MS = 30_000
 """The server is asked to wait so long at a time, in ms: a connection that died unnoticed is found then."""
@@ -205,7 +206,7 @@ class Waiting:
             link = queue.calls.links.borrow()
             try:
                 client = link.calls([("CLIENT", "ID")])[0]
-                link.send(wait_command(queue.calls.options, wait_ms))
+                link.send(hand_over_command(queue.calls.options, wait_ms))
             except BaseException:
                 link.close()
                 self._handed.add(queue)

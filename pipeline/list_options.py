@@ -98,6 +98,11 @@ class ListOptions:
         }
 
     @property
+    def next_end(self) -> str:
+        """Where the next task stands, as scripts call it: left, right, or lowest (of a sorted set)."""
+        return "lowest" if self.is_sorted else self.take
+
+    @property
     def is_sorted(self) -> bool:
         """Whether the key holds a sorted set: a priority queue."""
         return self.order == "priority"

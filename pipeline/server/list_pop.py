@@ -32,11 +32,6 @@ class GivenBack:
     """Handed to a waiting worker who is not there any more."""
 
 
-def next_end(options: ListOptions) -> str:
-    """Where the next task stands, as the scripts call it: left, right, or lowest of a sorted set."""
-    return "lowest" if options.is_sorted else options.take
-
-
 def pop_tasks(link: Link, options: ListOptions, token: str, count: int = 1) -> list[bytes]:
     """Take up to `count` tasks, at most 100. Called again with its token, it answers the same.
 
@@ -45,7 +40,7 @@ def pop_tasks(link: Link, options: ListOptions, token: str, count: int = 1) -> l
         NotConnectedError: the connection broke; to be called again with the same token.
     """
     keys = options.keys
-    args: list[Arg] = [next_end(options), token, count, options.format]
+    args: list[Arg] = [options.next_end, token, count, options.format]
     try:
         payloads: list[bytes] = link.run(script("list_pop"), [keys.list, keys.hand, keys.popped], args)
     except MillstreamError as error:
@@ -56,12 +51,6 @@ def pop_tasks(link: Link, options: ListOptions, token: str, count: int = 1) -> l
 def popped(link: Link, options: ListOptions, token: str) -> bool:
     """The tasks of a token have arrived; False if they are kept no longer (said before, or given back)."""
     return bool(link.call("HDEL", options.keys.popped, token))
-
-
-def wait_command(options: ListOptions, wait_ms: int) -> tuple[Arg, ...]:
-    """The command that waits for the next task, and hands it over: to whoever looks into the hand first."""
-    keys = options.keys
-    return ("BLMOVE", keys.list, keys.hand, options.take.upper(), "LEFT", f"{wait_ms / 1_000:.3f}")
 
 
 def return_tasks(
@@ -78,7 +67,7 @@ def return_tasks(
     """
     keys = options.keys
     names = [keys.list, keys.hand, keys.popped, keys.tasks.never]
-    args: list[Arg] = [next_end(options), older_ms, int(hand), RETURNED, *tokens]
+    args: list[Arg] = [options.next_end, older_ms, int(hand), RETURNED, *tokens]
     try:
         of_callers, of_hand = link.run(script("list_return"), names, args)
     except MillstreamError as error:

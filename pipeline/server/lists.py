@@ -58,7 +58,7 @@ def _feed_words(
     options: ListOptions, count: int, group: str, *, hand_only: bool
 ) -> tuple[list[str], list[Arg]]:
     keys = options.keys
-    end = "" if hand_only else "lowest" if options.is_sorted else options.take
+    end = "" if hand_only else options.next_end
     return (
         [keys.list, keys.hand, keys.stream, keys.tasks.never],
         [
@@ -178,14 +178,20 @@ class _GiveBack:
         if self._over or time.monotonic() > self._until_s:
             return 0
         keys, options, group = self._options.keys, self._options, self._group
-        end = "lowest" if options.is_sorted else options.take
         given: int = self._link.run(
             script("list_give_back"),
             [
                 *(keys.list, keys.hand, ref.key, keys.tasks.members(group), keys.tasks.retry(group)),
                 *(keys.tasks.retry_bodies(group), keys.tasks.never),
             ],
-            [group, end, task_header(options), int(options.format == "unique"), self._silent_ms, *what],
+            [
+                group,
+                options.next_end,
+                task_header(options),
+                int(options.format == "unique"),
+                self._silent_ms,
+                *what,
+            ],
         )
         self._over = given < 0
         self.count += max(given, 0)

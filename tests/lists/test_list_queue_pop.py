@@ -17,7 +17,8 @@ from consumers.list_queue import ListQueue, Popped
 from pipeline.errors import ClosedError, DecodeError, NotConnectedError, UsageError, WrongKeyTypeError
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Connector, Link
-from pipeline.server.list_pop import KEPT_MS, GivenBack, pop_tasks, return_tasks, wait_command
+from pipeline.server.list_pop import KEPT_MS, GivenBack, pop_tasks, return_tasks
+from pipeline.server.lists import hand_over_command
 from pipeline.server.scripts import Arg
 from tests.conftest import OwnServer, Server
 from tests.faults.refusals import settings
@@ -369,9 +370,9 @@ def test_a_connection_that_breaks_just_before_a_wait_ends_no_pop(
             if not broken.is_set():
                 broken.set()
                 proxy.cut()
-            return wait_command(options, wait_ms)
+            return hand_over_command(options, wait_ms)
 
-        monkeypatch.setattr(list_pop, "wait_command", break_first)
+        monkeypatch.setattr(list_pop, "hand_over_command", break_first)
         thread, got = in_thread(lambda: queue.pop("20s"))
         assert broken.wait(10)
         until(lambda: got or waiting_at(listing.link)())
