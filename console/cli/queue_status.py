@@ -13,7 +13,7 @@ from console.cli.queue_options import LIST, Layout, laid_out
 from console.cli.session import Session
 from console.cli.verb import Verb
 from console.output import Column, as_count, as_duration, as_text, as_time, counted, number
-from pipeline.server.list_status import ListStatus, list_names, list_status
+from pipeline.server.list_status import CLASSIC_PROCESSING, ListStatus, list_names, list_status
 
 CLEAR = "\x1b[H\x1b[2J"
 
@@ -193,4 +193,10 @@ def _note(facts: ListStatus) -> str:
         said.append("stuck: tasks were taken, and no worker of ours is there")
     if any(group.state == "paused" for group in facts.groups):
         said.append("paused")
+    if facts.unnamed_processing:
+        said.append(
+            f"{counted(facts.unnamed_processing, 'task')} in {CLASSIC_PROCESSING!r}: if only workers of this list put "
+            f"tasks there, --old-processing {CLASSIC_PROCESSING} counts them, and workers of ours recover them by "
+            "ListOptions(old_processing=…)"
+        )
     return "; ".join(said)

@@ -20,6 +20,8 @@ from pipeline.server.scripts import Arg, script
 
 MOST_SCORES = 20
 """Priorities that are counted each by itself, the lowest first."""
+CLASSIC_PROCESSING = "processing"
+"""Where classic workers hold tasks, of whichever list they took them from."""
 SCANNED_KEYS = 100_000
 """Keys that are looked through for records of old workers, at most."""
 MOST_RECORDS = 1_000
@@ -86,6 +88,8 @@ class ListStatus:
     """When the oldest task was taken that our workers have not settled, in ms since 1970; None if there is none."""
     old: OldWorkers | None
     """None: no old workers are to be looked for (old_processing='')."""
+    unnamed_processing: int
+    """Tasks in CLASSIC_PROCESSING, where no old workers are to be looked for: theirs, perhaps, or another list's."""
     now_ms: int
     """The server's clock."""
 
@@ -128,8 +132,13 @@ def list_status(link: Link, options: ListOptions, *, scanned_keys: int = SCANNED
         if options.is_sorted:
             found = link.run(script("list_scores"), [keys.list], [MOST_SCORES])
             scores = [(float(found[at]), int(found[at + 1])) for at in range(0, len(found), 2)]
-    hand, popped, first = link.calls(
-        [("LLEN", keys.hand), ("HLEN", keys.popped), ("XRANGE", keys.stream, "-", "+", "COUNT", 1)]
+    hand, popped, first, processing = link.calls(
+        [
+            ("LLEN", keys.hand),
+            ("HLEN", keys.popped),
+            ("XRANGE", keys.stream, "-", "+", "COUNT", 1),
+            ("LLEN", CLASSIC_PROCESSING),
+        ]
     )
     taken = [] if isinstance(first, MillstreamError) else parse_entries(first)
     facts = _groups(link, keys.tasks)
@@ -146,6 +155,7 @@ def list_status(link: Link, options: ListOptions, *, scanned_keys: int = SCANNED
         workers=[one for group in facts for one in consumers(link, keys.stream, group.group)],
         oldest_taken_ms=parse_entry_id(taken[0][0])[0] if taken else None,
         old=_old_workers(link, options, now_ms, scanned_keys) if options.old_processing else None,
+        unnamed_processing=processing if isinstance(processing, int) and not options.old_processing else 0,
         now_ms=now_ms,
     )
 

@@ -13,7 +13,7 @@ from pipeline.keys import ListKeys
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
 from pipeline.server.list_pop import pop_tasks
-from tests.conftest import Server
+from tests.conftest import OwnServer, Server
 from tests.console.command import apart, here, started
 from tests.until import until
 
@@ -259,6 +259,19 @@ def test_status_of_what_old_workers_hold(url: str, name: str, link: Link) -> Non
     ran = here("queue", "recover", name, url=url)
     assert ran.code == 2
     assert "--old-processing" in ran.error
+
+
+def test_a_processing_list_that_nobody_named_is_pointed_to(own_server: OwnServer) -> None:
+    """What old workers left there waits for somebody to say whose it is."""
+    server = own_server()
+    link = server.connector().link("test")
+    assert here("queue", "status", "emails", "--json", url=server.url).json["note"] == ""
+    link.call("LPUSH", "processing", "a", "b")
+    note = here("queue", "status", "emails", "--json", url=server.url).json["note"]
+    assert "2 tasks in 'processing'" in note
+    assert "--old-processing processing" in note
+    named = here("queue", "status", "emails", "--old-processing", "processing", "--json", url=server.url).json
+    assert (named["note"], named["old"]["processing"]) == ("", 2)
 
 
 def test_tasks_are_returned_to_old_workers(url: str, name: str, link: Link) -> None:
