@@ -39,7 +39,7 @@ faults: $(VENV)/.ready-dev ## the fault suite in full: 10,000 confirmed sends a 
 	@$(PYTEST) -v --full --timeout 1800 tests/faults tests/guarantees tests/model
 
 faults-quick: $(VENV)/.ready-dev ## its rows with 1,000 sends each, some variants, and the campaigns of other tests
-	@$(PYTEST) -n 5 --dist worksteal --rows -m "rows or campaign"
+	@$(PYTEST) -n 4 --dist worksteal --rows -m "rows or campaign"
 
 images: $(VENV)/.ready-dev ## the images of compose/: those there are, else pulled, else built (ARGS="redis millstream" for some)
 	@PYTHON=$(BIN)/python compose/images.sh $(ARGS)
