@@ -422,9 +422,14 @@ def wrong_keys(link: Link, keys: StreamKeys, group: str, *, queue: ListOptions |
 
 def of_other_types(link: Link, types: Mapping[str, str]) -> list[str]:
     """Which of these keys hold another type than this, each as "KEY holds a TYPE, not a TYPE"."""
+    return [f"{key} holds a {holds}, not a {wanted}" for key, holds, wanted in other_types(link, types)]
+
+
+def other_types(link: Link, types: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(key, what it holds, what it should) of those of these keys that hold another type, as far as the server says."""
     replies = link.calls([("TYPE", key) for key in types])
     return [
-        f"{key} holds a {text(is_type)}, not a {wanted}"
+        (key, text(is_type), wanted)
         for (key, wanted), is_type in zip(types.items(), replies, strict=True)
         if not isinstance(is_type, MillstreamError) and text(is_type) not in ("none", wanted)
     ]

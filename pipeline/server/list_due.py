@@ -11,6 +11,7 @@ from pipeline.errors import MillstreamError, WrongKeyTypeError
 from pipeline.keys import StreamKeys, escape, slot_of
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
+from pipeline.server.groups import other_types
 from pipeline.server.list_owner import OWNED_MS, others_key, owner_key
 from pipeline.server.replies import Reply, text
 from pipeline.server.scripts import script
@@ -97,11 +98,9 @@ def _in_two_steps(link: Link, options: ListOptions, key: str, kind: str, count: 
 def _named(link: Link, error: WrongKeyTypeError, options: ListOptions, key: str) -> WrongKeyTypeError:
     """The error, with the name of the key that holds something else."""
     wanted = {options.name: "zset" if options.is_sorted else "list", key: "zset"}
-    for name, kind in wanted.items():
-        found = link.call("TYPE", name)
-        if found not in (b"none", kind.encode()):
-            return WrongKeyTypeError(
-                f"key {name!r} holds a {found.decode()}, and no {kind}: list queue {options.name!r} keeps "
-                f"{'its tasks' if name == options.name else 'its delayed tasks'} there (ListOptions)"
-            )
+    for name, holds, kind in other_types(link, wanted):
+        return WrongKeyTypeError(
+            f"key {name!r} holds a {holds}, and no {kind}: list queue {options.name!r} keeps "
+            f"{'its tasks' if name == options.name else 'its delayed tasks'} there (ListOptions)"
+        )
     return error

@@ -1,6 +1,6 @@
 """List old steps: how a task of an old worker comes back to its list: in one script, or in steps across cluster slots.
 
-Across slots, first somebody gets the task to himself: its record is deleted (list_old_forget), or the time for which
+Across slots, first somebody gets the task to himself: its record is deleted (list_old_task), or the time for which
 its copies were seen is taken over (list_old_claim). Then copies are held beside the processing list under a number
 (list_old_hold), added to the list if that number was not yet (list_place), and held no more. Killed behind the first
 step, the task stands without a record, and comes back after an old timeout; killed later, whoever comes next goes on.
@@ -13,6 +13,7 @@ from pipeline.errors import MillstreamError, WrongKeyTypeError
 from pipeline.keys import StreamKeys, slot_of
 from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
+from pipeline.server.groups import other_types
 from pipeline.server.list_due import held_key
 from pipeline.server.list_old_record import FIELDS, parse_record
 from pipeline.server.replies import Reply, text
@@ -60,12 +61,8 @@ def named(link: Link, error: WrongKeyTypeError, options: ListOptions) -> WrongKe
         options.keys.seen: "hash",
         held_key(options.old_processing, options.name): "list",
     }
-    for key, kind in keys.items():
-        holds = text(link.call("TYPE", key))
-        if holds not in ("none", kind):
-            return WrongKeyTypeError(
-                f"key {key!r} holds a {holds}, and no {kind} (list queue {options.name!r})"
-            )
+    for key, holds, kind in other_types(link, keys):
+        return WrongKeyTypeError(f"key {key!r} holds a {holds}, and no {kind} (list queue {options.name!r})")
     return error
 
 
@@ -81,7 +78,7 @@ class _Together:
     def recorded(self, link: Link, key: str) -> tuple[str, str]:
         options = self._options
         keys = [key, options.old_processing, options.name, options.keys.tasks.never]
-        args: list[Arg] = [options.push, options.old_timeout_ms / 1_000]
+        args: list[Arg] = [options.old_timeout_ms / 1_000, options.push]
         what, said = run_named(link, "list_old_task", keys, args, options)
         return text(what), text(said)
 
@@ -106,7 +103,7 @@ class _Apart:
 
     def recorded(self, link: Link, key: str) -> tuple[str, str]:
         options = self._options
-        reply = run_named(link, "list_old_forget", [key], [options.old_timeout_ms / 1_000], options)
+        reply = run_named(link, "list_old_task", [key], [options.old_timeout_ms / 1_000], options)
         what, task = text(reply[0]), reply[1]
         if what != "timed out":
             return what, text(task)
