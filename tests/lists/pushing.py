@@ -1,7 +1,6 @@
 """Pushing: a list queue as these tests fill it and look at it, command by command."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -10,10 +9,11 @@ from pipeline.list_options import ListOptions
 from pipeline.server.connect import Link
 from pipeline.server.list_due import PromotedTasks, promote_tasks
 from pipeline.server.list_push import Pushed, push
+from tests.server.server_state import ServerState
 
 
 @dataclass
-class Pushing:
+class Pushing(ServerState):
     """One producer of one list queue, over one link."""
 
     link: Link
@@ -72,20 +72,6 @@ class Pushing:
     def delayed_key(self) -> str:
         """Where delayed tasks are."""
         return self.options.scheduled if self.options.format == "classic" else self.options.keys.due
-
-    def server_ms(self) -> int:
-        """The server's clock."""
-        seconds, micros = self.link.call("TIME")
-        return int(seconds) * 1_000 + int(micros) // 1_000
-
-    @contextmanager
-    def out_of_memory(self) -> Iterator[None]:
-        """The server refuses whatever needs memory. Only on a server of the test's own."""
-        self.link.call("CONFIG", "SET", "maxmemory", 1)
-        try:
-            yield
-        finally:
-            self.link.call("CONFIG", "SET", "maxmemory", 0)
 
 
 def numbered(first: int, last: int) -> Sequence[bytes]:

@@ -1,7 +1,6 @@
 """Grouped: a stream with a consumer group, as the tests of the group scripts set it up and look at it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from pipeline.breaker import Ended
 from pipeline.keys import GroupRef, StreamKeys
@@ -24,6 +23,7 @@ from pipeline.server.groups import (
 )
 from pipeline.server.replies import RawEntry, Reply, pairs, parse_entries, parse_read, text
 from pipeline.server.scripts import Script, script
+from tests.server.server_state import ServerState
 
 LATEST_MS = 1 << 52
 """A server time that no clock reaches."""
@@ -35,7 +35,7 @@ def run_command(link: Link, used: Script, command: Sequence[str | bytes | int | 
     return link.call(*command)
 
 
-class Grouped:
+class Grouped(ServerState):
     """One group of one stream, driven command by command; consumers are names."""
 
     def __init__(self, link: Link, stream: str, group: str = "g") -> None:
@@ -135,20 +135,6 @@ class Grouped:
         """Consumer names of the group on the stream, with what each holds."""
         reply = self.link.call("XINFO", "CONSUMERS", self.keys.stream, self.group)
         return {text(facts["name"]): facts["pending"] for facts in map(pairs, reply)}
-
-    def server_ms(self) -> int:
-        """The server's clock."""
-        seconds, micros = self.link.call("TIME")
-        return int(seconds) * 1_000 + int(micros) // 1_000
-
-    @contextmanager
-    def out_of_memory(self) -> Iterator[None]:
-        """The server refuses whatever needs memory. Only on a server of the test's own."""
-        self.link.call("CONFIG", "SET", "maxmemory", 1)
-        try:
-            yield
-        finally:
-            self.link.call("CONFIG", "SET", "maxmemory", 0)
 
 
 def moved(entry_id: bytes, consumer: str, *moves: Move) -> MovedEntry:
