@@ -262,8 +262,11 @@ class Claimer:
                     known.renewed_ms = now
                     continue
                 fresh.append(
-                    Held(ref, entry_id, fields, token=taken.token, deliveries=deliveries, now_ms=now)
-                )
+                    Held(
+                        ref, entry_id, fields, token=taken.token, deliveries=deliveries, now_ms=now,
+                        noted=taken.noted.get(entry_id, 0),
+                    )
+                )  # fmt: skip
             state.window.add_all(fresh)
             state.given.difference_update((ref, held.entry_id) for held in fresh)
             state.counts.taken_over_by_us += len(fresh)

@@ -30,7 +30,7 @@ from pipeline.errors import (
 )
 from pipeline.event import Event
 from pipeline.keys import StreamKeys, slot_of
-from pipeline.ladder import MAX_CRASHES, company
+from pipeline.ladder import MAX_CRASHES, company, convicted
 from pipeline.outcome import DONE, HAND_BACK, Kind, Outcome, after_failure
 from pipeline.replayed import WORD, read_replayed
 from pipeline.server.groups import Move
@@ -61,6 +61,11 @@ class Dispatch:
         """Entries of which the inbox could not be asked yet whether their events are done."""
         self._ask_at_ms = 0
         self._suspects: list[Held] = []
+        self._alone: Held | None = None
+        """The one beside which nothing is started. It runs once the server has noted that it does."""
+        self._alone_runs = False
+        self._behind: list[Held] = []
+        """Came with a read that was under way: they start when its run is over."""
         self._fewest_held = 0
         """The least that was held beside waiting suspects; 0 while none wait."""
         self._fewer_ms = 0
@@ -72,7 +77,7 @@ class Dispatch:
 
         here, and what is returned: see Executor.submit().
         """
-        if len(entries) == 1 and self._takes_all is not None and not self._suspects:
+        if len(entries) == 1 and self._takes_all is not None and not self._suspects and self._alone is None:
             (held,) = entries
             if held.count == held.deliveries == 1 and not held.ref.again:
                 with self._state.lock:
@@ -102,6 +107,9 @@ class Dispatch:
                 for held in still:
                     window.suspect(held, limit)
                 self._suspects += still
+            if self._alone is not None:
+                self._behind += ready
+                ready = []
         work = self._start(ready, here=here) if ready else None
         self.start_suspects()
         return work
@@ -143,6 +151,8 @@ class Dispatch:
                     self._refuse(state.refused.popleft())
         if self._unasked:
             self._ask_again()
+        if self._alone is not None:
+            self._attend()
         self.start_suspects()
 
     def fail_overdue(self) -> None:
@@ -177,9 +187,12 @@ class Dispatch:
         """Give up what no handler has begun."""
         waiting = [item for _, executor in self._routes for item in executor.drain()]
         with self._state.lock:
-            suspects, self._suspects = self._suspects + self._unasked, []
-            self._unasked = []
-            for held in suspects:
+            unstarted = [*self._suspects, *self._unasked, *self._behind]
+            if self._alone is not None and not self._alone_runs:
+                unstarted.append(self._alone)
+                self._alone = None
+            self._suspects, self._unasked, self._behind = [], [], []
+            for held in unstarted:
                 self._return(held)
             by_entry: dict[Held, list[Event]] = {}
             for item in waiting:
@@ -202,9 +215,8 @@ class Dispatch:
 
     def idle(self) -> bool:
         """Whether no handler runs and none is about to."""
-        return (
-            not self._suspects and not self._unasked and all(executor.idle() for _, executor in self._routes)
-        )
+        unstarted = self._suspects or self._unasked or self._behind or (self._alone and not self._alone_runs)
+        return not unstarted and all(executor.idle() for _, executor in self._routes)
 
     def start_suspects(self) -> None:
         """Start what may have killed a worker, once the member holds little enough beside it."""
@@ -234,7 +246,30 @@ class Dispatch:
                 return
             ready, self._suspects = self._suspects, []
             self._fewest_held = 0
+            if limit == 1:
+                (self._alone,) = ready
+                self._alone_runs = False
+                state.beginning.append(self._alone)
+                state.wake()
+                return
         self._start(ready)
+
+    def _attend(self) -> None:
+        """Start what is to run alone, once the server has noted that; when it has ended, what came meanwhile."""
+        with self._state.lock:
+            alone = self._alone
+            if alone is None:
+                return
+            if alone.taken_over or alone.returning or not alone.unfinished:
+                self._alone = None
+                ready, self._behind = [held for held in self._behind if not held.taken_over], []
+            elif not self._alone_runs and alone.noted == alone.deliveries:
+                self._alone_runs = True
+                ready = [alone]
+            else:
+                return
+        if ready:
+            self._start(ready)
 
     def _may_start(self, held: Held) -> bool:
         """Look at an entry; whether its events may be started now, or it was decided about, or must wait."""
@@ -249,10 +284,8 @@ class Dispatch:
                 replayed = read_replayed(held.again.why)
                 if replayed is not None:
                     held.add_headers(replayed.headers)
-            if held.crashes >= MAX_CRASHES:
-                reason = (
-                    f"killed its worker: {held.crashes} runs ended without an outcome, the last one alone"
-                )
+            if convicted(held.crashes, deliveries=held.deliveries, noted=held.noted):
+                reason = f"killed its worker: {held.crashes} runs ended without an outcome, the last of its own alone"
                 self._bury(held, Outcome(Kind.DEAD, reason=reason, error="WorkerKilled"))
                 return False
             count = held.event_count()

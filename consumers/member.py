@@ -425,7 +425,7 @@ class Member:
                     settled = self._settler.run_once(link)
                 if ticking and state.list_options is not None:
                     self._return_unasked(link, state.list_options)
-                if (settled or state.settling) and not state.reader_blocked:
+                if (settled or state.settling or state.beginning) and not state.reader_blocked:
                     state.reader_wake.set()  # it may wait for just this: room to read, or something to settle
                 if settled and state.sweeping:
                     continue  # there may be room now

@@ -193,7 +193,7 @@ class Reader:
         try:
             self._settler.absorb(link, what.settlements)
         finally:
-            if what.block_ms is not None and self._state.settling:
+            if what.block_ms is not None and (self._state.settling or self._state.beginning):
                 self._state.duty_wake.set()  # what was refused need not wait until something comes
             # Also when a settlement was refused: else the answer to this read would be taken for the next command's.
             if what.fed and not link.closed:
@@ -247,7 +247,8 @@ class Reader:
         total = 0
         settlements: list[Settlement] = []
         try:
-            if not state.sweeping and (state.finished or state.settling):  # finished before the flag was up
+            # Finished before the flag was up.
+            if not state.sweeping and (state.finished or state.settling or state.beginning):
                 return 0
             while room and not state.stopping:
                 fed = self._fed_for(room, waits=True)

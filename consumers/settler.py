@@ -1,4 +1,4 @@
-"""Settler: acknowledges, moves and hands back entries whose events all have an outcome.
+"""Settler: acknowledges, moves and hands back entries whose events all have an outcome, and notes who begins alone.
 
 Its commands go out on whichever connection is free, many at a time; what a broken connection left unanswered is asked
 again, which is harmless: an entry that is not pending any more is neither acknowledged nor moved a second time.
@@ -23,6 +23,7 @@ from pipeline.server.groups import (
     Move,
     MovedEntry,
     Settled,
+    alone_command,
     emit_command,
     move_command,
     nonce,
@@ -60,7 +61,12 @@ class Settlement:
     @property
     def settles(self) -> int:
         """How many entries are settled once it is carried out, if all goes well."""
-        return 0 if self.script is None or self.ahead is not None else len(self.held)
+        return 0 if self.script is None or self.ahead is not None or self.begins else len(self.held)
+
+    @property
+    def begins(self) -> bool:
+        """It settles nothing: its entry begins to run alone."""
+        return self.script is not None and self.script.name == "alone"
 
 
 class Settler:
@@ -123,9 +129,15 @@ class Settler:
     def prepare(self) -> list[Settlement]:
         """Take what is finished out of the queue, as commands to send; each must be absorbed or put back."""
         state = self._state
-        if not state.settling and not self._later:
+        if not state.settling and not self._later and not state.beginning:
             return []
+        begins: list[Settlement] = []
         with state.lock:
+            while state.beginning:
+                held = state.beginning.popleft()
+                if not held.taken_over and not held.returning:
+                    command = alone_command(held.ref, state.consumer, held.entry_id, held.deliveries)
+                    begins.append(Settlement(script("alone"), command, [held]))
             ready = [held for held in state.settling if not held.taken_over]
             state.settling.clear()
             if self._later:
@@ -158,7 +170,7 @@ class Settler:
                     ref, token, some_passed = held.ref, held.token, held in passed
                     alike = plain.setdefault((ref, state.tokens.newest(token), some_passed), [])
                 alike.append(held)
-        settlements = ahead
+        settlements = begins + ahead
         for (ref, token, some_passed), group in plain.items():
             for part in _parts(group):
                 command = settle_command(
@@ -188,6 +200,7 @@ class Settler:
                         state.consumer,
                         idle_ms,
                         nonce(),
+                        ref.alone,
                         *(h.entry_id for h in part),
                     ],
                 )
@@ -198,7 +211,9 @@ class Settler:
         """Ask again later for what was not answered."""
         with self._state.lock:
             for settlement in settlements:
-                if settlement.ahead is None:
+                if settlement.begins:
+                    self._state.beginning.extend(settlement.held)
+                elif settlement.ahead is None:
                     self._state.settling.extend(settlement.held)
                 else:
                     self._ours.discard(settlement.held[0])
@@ -245,6 +260,8 @@ class Settler:
             if settlement.ahead is not None:
                 state.counts.emitted += 1
                 self._landed(settlement.held[0], settlement.ahead)
+            elif settlement.begins:
+                self._begun(settlement.held[0], there=reply == 1)
             elif settlement.script is None:
                 self._looked_at(settlement.held[0], reply)
             elif settlement.script.name == "settle":
@@ -265,6 +282,15 @@ class Settler:
             state.window.finished(self._finished, now_ms())
             self._finished = 0
         return failure
+
+    def _begun(self, held: Held, *, there: bool) -> None:
+        """An entry may begin to run alone, or is not ours any more. Under the lock."""
+        state = self._state
+        if not there:
+            state.lose(held)
+        elif not held.taken_over:
+            held.noted = held.deliveries
+            state.duty_wake.set()
 
     def _settled(self, held: Sequence[Held], settled: Settled) -> None:
         state = self._state

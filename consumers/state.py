@@ -115,6 +115,8 @@ class MemberState:
     """By id(): events whose outcome was decided without their handler, which ran beyond max_run. It may yet return."""
     settling: deque[Held] = field(default_factory=deque)
     """All their events have an outcome: to be acknowledged, moved, or handed back."""
+    beginning: deque[Held] = field(default_factory=deque)
+    """To be noted by the server as running alone, before they begin: one at a time."""
     releasing: set[Held] = field(default_factory=set)
     """Of those, the ones another member must run."""
     given: set[tuple[GroupRef, bytes]] = field(default_factory=set)

@@ -29,7 +29,7 @@ class Held(Arrival):
     """One entry that is pending with us: read or taken, not yet settled."""
 
     __slots__ = (
-        "again", "deliveries", "events", "limit", "moves", "ref", "renewed_ms", "returning",
+        "again", "deliveries", "events", "limit", "moves", "noted", "ref", "renewed_ms", "returning",
         "size", "taken_over", "token", "unfinished", "verdict",
     )  # fmt: skip
 
@@ -42,6 +42,7 @@ class Held(Arrival):
         token: str,
         deliveries: int,
         now_ms: int,
+        noted: int = 0,
     ) -> None:
         self.entry_id = self.first_id = entry_id
         self.set_fields(fields)
@@ -51,6 +52,8 @@ class Held(Arrival):
         self.token = token
         """The claims token known before the read (or the check) that made it ours."""
         self.deliveries = deliveries
+        self.noted = noted
+        """Of these, the last one in which it was noted to begin to run with nothing beside it; 0 for none."""
         self.renewed_ms = now_ms
         self.again: Again | None = None
         self.events = 1
@@ -91,6 +94,7 @@ class Held(Arrival):
                 None
             )
             held.count = held.deliveries = held.events = held.unfinished = 1
+            held.noted = 0
             held.ref = ref
             held.size = len(held.head) + len(held.body) + 2
             held.token = token

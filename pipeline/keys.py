@@ -80,7 +80,7 @@ class StreamKeys:
 
     @property
     def groups(self) -> str:
-        """Hash: per group its claims token, sweep mark, claim_after, and saved position per stream."""
+        """Hash: per group its claims token, sweep mark, claim_after, saved position per stream, who runs alone."""
         return self.prefix + "groups"
 
     @property
@@ -213,6 +213,11 @@ class GroupRef:
     def deletes(self) -> bool:
         """Whether its entries are deleted when they are settled."""
         return self.again or self.private
+
+    @property
+    def alone(self) -> str:
+        """What the fields of S:groups begin with that note which of its entries have begun to run alone."""
+        return f"{escape(self.group)}:{'alone-again' if self.again else 'alone'}:"
 
     @property
     def key(self) -> str:

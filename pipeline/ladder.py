@@ -1,14 +1,20 @@
 """Ladder: in whose company an event may run that was running when a worker died.
 
-A crash raises the delivery count of everything the worker held, so one killer makes suspects of the innocent. Each
-crash narrows the company an event may run in, until it is alone; only who crashes alone is convicted.
+A crash raises the delivery count of everything the worker held, begun or not, so one killer makes suspects of the
+innocent. Each crash narrows the company an event may run in, until it is alone; only who was noted to begin alone, and
+was delivered again since, has shown that the crash was its own.
 """
 
 MAX_CRASHES = 5
-"""So many crashes make an event a dead letter, the last two of them alone."""
-_COMPANY = (None, 100, 10, 1, 1)
+"""After so many crashes an event is a dead letter, if a run that it began alone was among them."""
+_COMPANY = (None, 100, 10, 1)
 
 
 def company(crashes: int) -> int | None:
-    """How many events a member may hold while this one runs: None for any number, 0 to run it never again."""
-    return _COMPANY[crashes] if crashes < MAX_CRASHES else 0
+    """How many events a member may hold while this one runs: None for any number."""
+    return _COMPANY[min(crashes, len(_COMPANY) - 1)]
+
+
+def convicted(crashes: int, *, deliveries: int, noted: int) -> bool:
+    """Whether it has killed its workers. noted: how often it was delivered when it last began alone, or 0."""
+    return crashes >= MAX_CRASHES and 0 < noted < deliveries

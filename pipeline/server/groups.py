@@ -75,6 +75,8 @@ class Taken:
     """(entry id, fields, deliveries with this one)."""
     gone: Sequence[bytes] = ()
     """Ids trimmed while they were pending: settled now, never handled."""
+    noted: Mapping[bytes, int] = field(default_factory=dict)
+    """Entry id to deliveries of those that were noted to run alone, as it was then."""
     token_before: str = ""
     """The token that this claim replaced: what is held under it may be held under the new one."""
 
@@ -250,7 +252,7 @@ def take_words(
 ) -> tuple[list[str], list[Arg]]:
     """The keys and arguments of take()."""
     args: list[Arg] = [ref.group, escape(ref.group), consumer, min_idle_ms, cursor, count, latest_ms, nonce()]
-    return [ref.key, ref.keys.groups], args
+    return [ref.key, ref.keys.groups], [*args, ref.alone]
 
 
 def parse_taken(reply: Reply) -> Taken:
@@ -258,7 +260,18 @@ def parse_taken(reply: Reply) -> Taken:
     if reply[0] != b"ok":
         return Taken(False, reply[1])
     entries = [(entry[0], entry[1], deliveries) for entry, deliveries in zip(reply[4], reply[5], strict=True)]
-    return Taken(True, reply[1], text(reply[2]), text(reply[3]), entries, reply[6], text(reply[7]))
+    return Taken(
+        *(True, reply[1], text(reply[2]), text(reply[3]), entries, reply[6]),
+        noted=dict(zip(reply[8][::2], reply[8][1::2], strict=True)),
+        token_before=text(reply[7]),
+    )
+
+
+def alone_command(ref: GroupRef, consumer: str, entry_id: bytes, deliveries: int) -> Command:
+    """Note that an entry, delivered so often, is about to run with nothing beside it; answers 0 if it is not ours."""
+    return script("alone").command(
+        [ref.key, ref.keys.groups, ref.keys.never], [ref.group, ref.alone, consumer, entry_id, deliveries]
+    )
 
 
 def read_command(
@@ -348,7 +361,7 @@ def hand_back(link: Link, ref: GroupRef, consumer: str, ids: Sequence[bytes], *,
     given: int = link.run(
         script("hand_back"),
         [ref.key, ref.keys.groups, ref.keys.never],
-        [ref.group, escape(ref.group), consumer, idle_ms, nonce(), *ids],
+        [ref.group, escape(ref.group), consumer, idle_ms, nonce(), ref.alone, *ids],
     )
     return given
 

@@ -38,6 +38,23 @@ def handle(event, delivery):
 app.run()
 """
 
+STUCK_UNTIL_KILLED = """
+import os, sys, time
+from consumers.app import Pipeline
+url, stream, path, stuck = sys.argv[1:]
+account = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+app = Pipeline(url)
+
+@app.consumer(stream, group="g", claim_after="1s", concurrency=1)
+def handle(event, delivery):
+    os.write(account, f"S {event.data} {os.getpid()}\\n".encode())
+    while event.data == stuck:
+        time.sleep(0.1)
+    os.write(account, f"D {event.data} {os.getpid()}\\n".encode())
+
+app.run()
+"""
+
 
 def test_g6_a_failing_event_is_retried_with_backoff_in_its_own_group_only(consuming: Consuming) -> None:
     """All others are handled at once, in both groups; then it is a dead letter of the one group, moved in one step."""
@@ -82,7 +99,7 @@ def test_g6_a_failing_event_is_retried_with_backoff_in_its_own_group_only(consum
 def test_g6_crashes_alone_convict_after_five_and_only_the_killer(
     consuming: Consuming, tmp_path: Path
 ) -> None:
-    """An event that kills every worker it runs in dies after five, the last one alone; the innocent are handled."""
+    """An event that kills every worker it runs in dies after five, the last two alone; the innocent are handled."""
     path = tmp_path / "account"
     command = [sys.executable, "-c", KILLED_BY_EVENTS, consuming.url, consuming.stream, str(path)]
     workers: list[subprocess.Popen[bytes]] = []
@@ -116,6 +133,59 @@ def test_g6_crashes_alone_convict_after_five_and_only_the_killer(
     begun = Counter(data for kind, data, pid in lines if pid == killed[-1] and kind == "S")
     ended = Counter(data for kind, data, pid in lines if pid == killed[-1] and kind == "D")
     assert begun - ended == Counter(["killer"]), "it did not run alone the last time"
+
+
+@pytest.mark.campaign
+def test_g6_who_was_held_by_workers_that_died_of_others_is_innocent(
+    consuming: Consuming, tmp_path: Path
+) -> None:
+    """Seven workers in turn hold it, never begin it, and are killed while another event is stuck."""
+    path = tmp_path / "account"
+    path.touch()
+    rounds = 7
+
+    def lines() -> list[str]:
+        return [line.rsplit(maxsplit=1)[0] for line in path.read_text().splitlines()]
+
+    def run(stuck: str) -> "subprocess.Popen[bytes]":
+        command = [
+            sys.executable,
+            "-c",
+            STUCK_UNTIL_KILLED,
+            consuming.url,
+            consuming.stream,
+            str(path),
+            stuck,
+        ]
+        return subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        )
+
+    (innocent,) = consuming.send("innocent")
+    consuming.link.call("XGROUP", "CREATE", consuming.stream, "g", "0")
+    consuming.link.call("XREADGROUP", "GROUP", "g", "dead", "STREAMS", consuming.stream, ">")
+    for number in range(rounds):
+        consuming.send(f"stuck {number}")
+        worker = run(f"stuck {number}")
+        try:
+            until(lambda number=number: f"S stuck {number}" in lines(), what="it is stuck")  # type: ignore[misc]
+            until(
+                lambda number=number: consuming.pending()[innocent][1] == number + 2,  # type: ignore[misc]
+                what="the innocent is taken over",
+            )
+        finally:
+            worker.kill()
+            worker.wait()
+    assert "S innocent" not in lines()
+    worker = run("")
+    try:
+        consuming.until_drained()
+    finally:
+        worker.kill()
+        worker.wait()
+    assert consuming.dead() == []
+    done = Counter(line for line in lines() if line.startswith("D"))
+    assert done == Counter(["D innocent", *(f"D stuck {number}" for number in range(rounds))])
 
 
 def test_g6_corrupt_bytes_die_and_unknown_formats_wait(consuming: Consuming) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.ladder import MAX_CRASHES
+from pipeline.ladder import convicted
 from pipeline.outcome import Kind
 from pipeline.position import EntryId, parse_entry_id
 from tests.model.sight import Copy, Cursor, GroupSight, Key, Pending, Sight
@@ -314,7 +314,8 @@ class Ledger:
                 raise Broken(f"{where} ran as attempt {run.attempt}, not {attempt}")
             crashes -= attempt - run.attempt
             attempt = run.attempt
-        if crashes >= MAX_CRASHES:
+        noted = int(old.facts.get(f"alone{'-again' if again else ''}:{entry_id}", 0))
+        if convicted(crashes, deliveries=was.deliveries, noted=noted):
             gone.dead.update(Copy(key, attempt - 1, 0) for key in keys[:1])
             for key in keys[1:]:  # a pack that was never split
                 account.removed[key] += 1

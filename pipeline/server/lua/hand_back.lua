@@ -2,19 +2,21 @@
 --
 -- KEYS  1 stream  2 S:groups  3 S:never
 -- ARGV  1 group  2 group, escaped  3 consumer  4 idle time they get, ms: beyond claim_after to be claimable at once,
---       0 to become claimable after claim_after (release)  5 random part of the claims token  6… entry ids, at most 500
+--       0 to become claimable after claim_after (release)  5 random part of the claims token
+--       6 what the fields of alone.lua's notes begin with  7… entry ids, at most 500
 -- Returns how many were given up; those that are not the caller's any more are left alone.
 --
 -- A hand-back sets the sweep mark: whoever is on duty looks at once.
 
 redis.call('DEL', KEYS[3])
 local given = 0
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
   if held['err'] then return held end
   if held[1] and held[1][2] == ARGV[3] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, ARGV[i], 'IDLE', ARGV[4],
       'RETRYCOUNT', math.max(held[1][4] - 1, 0), 'JUSTID')
+    redis.call('HDEL', KEYS[2], ARGV[6] .. ARGV[i]) -- a run that is given up has not ended with its worker
     given = given + 1
   end
 end

@@ -3,10 +3,12 @@
 -- KEYS  1 stream  2 S:groups
 -- ARGV  1 group  2 group, escaped  3 consumer  4 least idle time, ms  5 cursor  6 most entries
 --       7 latest acceptable server time, ms  8 random part of the claims token
+--       9 what the fields of alone.lua's notes begin with
 -- Returns {'clock', now_ms} if the server's clock is beyond what the caller accepts: nothing was claimed; else
 --       {'ok', now_ms, next cursor, token, entries, deliveries, gone, token before}: entries as XRANGE gives them, how
 --       often each was delivered (this claim included), and ids that were trimmed while pending (now settled). What
 --       the caller holds under the token before, it may hold under the new one: only this claim lies between them.
+--       Last, in turn, the ids of those that were noted to run alone, and how often they had been delivered then.
 --
 -- Below 7.0 a trimmed entry comes back without its id and stays pending: it is looked for and settled here.
 
@@ -16,7 +18,7 @@ if now_ms > tonumber(ARGV[7]) then return {'clock', now_ms} end
 
 local claimed = redis.pcall('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[3], ARGV[4], ARGV[5], 'COUNT', ARGV[6])
 if claimed['err'] then return claimed end
-local entries, deliveries, nameless = {}, {}, false
+local entries, deliveries, alone, nameless = {}, {}, {}, false
 for i = 1, #claimed[2] do
   local entry = claimed[2][i]
   if entry and entry[2] then
@@ -34,6 +36,14 @@ if #entries > 0 then
   for i = 1, #entries do
     local id = entries[i][1]
     deliveries[i] = counts[id] or redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1][4]
+  end
+  local fields = {}
+  for i = 1, #entries do fields[i] = ARGV[9] .. entries[i][1] end
+  for i, noted in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
+    if noted then
+      alone[#alone + 1] = entries[i][1]
+      alone[#alone + 1] = tonumber(noted)
+    end
   end
 end
 
@@ -55,4 +65,4 @@ if #entries > 0 then
   token = string.format('%d', now_ms) .. '-' .. ARGV[8]
   redis.call('HSET', KEYS[2], ARGV[2] .. ':token', token)
 end
-return {'ok', now_ms, claimed[1], token, entries, deliveries, gone, before}
+return {'ok', now_ms, claimed[1], token, entries, deliveries, gone, before, alone}

@@ -334,7 +334,14 @@ _ALL = (
         "G6",
         "events-that-kill",
         ("buried",),
-        [("pipeline/ladder.py", "return _COMPANY[crashes] if", "return None if")],
+        [
+            ("pipeline/ladder.py", "return _COMPANY[min(crashes, len(_COMPANY) - 1)]", "return None"),
+            (
+                "pipeline/ladder.py",
+                "crashes >= MAX_CRASHES and 0 < noted < deliveries",
+                "crashes >= MAX_CRASHES",
+            ),
+        ],
     ),
     Variant(
         "duty-held-for-ever",
