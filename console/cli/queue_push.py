@@ -108,7 +108,7 @@ def _push_lines(
 ) -> int:
     """A task for each line; what is none is said, and holds nothing up."""
     pushed: Pushed | None = None
-    count = merged = number = 0
+    count = merged = number = under_way = 0
     bad: list[int] = []
     try:
         with Progress(session.out, "pushed") as progress:
@@ -125,12 +125,16 @@ def _push_lines(
                         if len(bad) <= SHOWN_BAD:
                             session.out.warn(f"line {number:,} is not pushed: {error}")
                 if payloads:
+                    under_way = len(payloads)
                     pushed = queue.push_payloads(payloads, due, priority)
-                    count += len(payloads)
+                    count, under_way = count + len(payloads), 0
                     merged += len(pushed.merged)
                     progress.at(count)
     except KeyboardInterrupt:
-        session.out.warn(f"interrupted: {counted(count, 'task')} pushed to {queue.name}")
+        session.out.warn(
+            f"interrupted: {counted(count, 'task')} pushed to {queue.name}"
+            + (f"; {under_way:,} more may be there: the server had not answered yet" if under_way else "")
+        )
         raise
     except MillstreamError as error:
         error.add_note(

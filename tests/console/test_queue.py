@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -70,27 +69,20 @@ def test_lines_are_tasks(url: str, name: str, link: Link) -> None:
     assert link.call("LPOP", name) == b"\x81\xa1n\x01"
 
 
-def waits_for_lines(pid: int) -> bool:
-    """Whether a process waits in a read of a pipe, as far as this system tells."""
-    try:
-        where = Path(f"/proc/{pid}/wchan").read_text()
-    except OSError:
-        return True
-    return where in ("", "0") or "pipe_read" in where
-
-
 def test_slow_lines_are_pushed_as_they_come(url: str, name: str, link: Link) -> None:
-    """Ctrl-C says how many were."""
+    """Ctrl-C says how many were, and how many may be."""
     process = started("queue", "push", name, url=url, stdin=-1)
     assert process.stdin is not None
     process.stdin.write(b"a\n")
     process.stdin.flush()
     until(lambda: link.call("LLEN", name) == 1)
-    until(lambda: waits_for_lines(process.pid), what="it has read the answer, and waits for another line")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert f"interrupted: 1 task pushed to {name}" in err.decode()
+    said = err.decode()
+    assert f"interrupted: 1 task pushed to {name}\n" in said or (
+        f"interrupted: 0 tasks pushed to {name}; 1 more may be there" in said
+    )
 
 
 def test_delayed_tasks_are_shown_and_promoted(url: str, name: str, link: Link) -> None:
