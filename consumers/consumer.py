@@ -4,10 +4,10 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from consumers.delivery import Delivery
 from consumers.executors import Queue, drained, next_event
@@ -25,23 +25,25 @@ from pipeline.server.connect import Connector
 MOST_LOST = 1_000
 """Of so many deliveries that were given up it is remembered that they were."""
 LOOK_S, LOOK_EVERY_S = 1.0, 0.002
-"""How long a take() that does not wait may take until it knows that nothing is there, and between looks, in s."""
-ARRIVES_S = 0.05
-"""An answer of the server is here within this, in s."""
+"""So long a take() that does not wait does wait for what is there and on its way, and between looks, in s."""
 LEFT_S = 1.0
 """What came while nobody waits any more is kept so long for the next take(), in s, before it is handed back."""
+
+Left: TypeAlias = Callable[[str, int], bool]
+"""Whether anything is there to be taken by a consumer name, which holds so many already."""
 
 
 class PullExecutor:
     """Holds deliveries until somebody takes them: an Executor whose handler is the caller's loop."""
 
     def __init__(
-        self, spec: ConsumerSpec, state: MemberState, *, on_demand: bool = False, bounded: bool = False
+        self, spec: ConsumerSpec, state: MemberState, *, left: Left | None = None, bounded: bool = False
     ) -> None:
-        """on_demand: no more is read than take() asks for. bounded: max_run holds, as for handlers."""
+        """left: if given, no more is read than take() asks for. bounded: max_run holds, as for handlers."""
         self._spec = spec
         self._state = state
-        self._on_demand = on_demand
+        self._left = left
+        self._on_demand = left is not None
         self._bounded = bounded
         self._asking = 0
         """So many calls of take() wait."""
@@ -58,17 +60,19 @@ class PullExecutor:
 
     def take(self, timeout_s: float | None) -> Delivery | None:
         """The next delivery, waiting for it; None after timeout_s, or when the consumer ends."""
+        # Looked at by taking it: what was taken over meanwhile is not there.
+        taken: list[Delivery] = []
         with self._condition:
-            # Looked at by taking it: what was taken over meanwhile is not there.
-            taken: list[Delivery] = []
             self._ask(1)
-            try:
-                if self._on_demand and timeout_s is not None and timeout_s < LOOK_S:
-                    self._look(taken)
+        try:
+            if self._left is not None and timeout_s is not None and timeout_s < LOOK_S:
+                self._look(taken, self._left)
+            with self._condition:
                 if not taken:
                     self._condition.wait_for(lambda: self._state.stopping or self._pop_into(taken), timeout_s)
                 return taken[0] if taken else self._pop()
-            finally:
+        finally:
+            with self._condition:
                 self._ask(-1)
 
     async def take_async(self, timeout_s: float | None) -> Delivery | None:
@@ -166,17 +170,18 @@ class PullExecutor:
         """See Executor."""
         self.wake()
 
-    def _look(self, taken: list[Delivery]) -> None:
-        """Until there is an event, or the reader has looked and waits for one: what is there is asked for only now."""
-        now_s = time.monotonic()
-        until_s = now_s + LOOK_S  # paused, or the server is away
-        # A read that waits since before may have been answered just now.
-        blocked_s = now_s + (ARRIVES_S if self._state.reader_blocked else 0)
-        while not (self._state.stopping or self._pop_into(taken)):
-            now_s = time.monotonic()
-            if now_s > until_s or (self._state.reader_blocked and now_s >= blocked_s):
+    def _look(self, taken: list[Delivery], left: Left) -> None:
+        """Until there is an event, or the server says that none is there: it is asked for only now."""
+        until_s = time.monotonic() + LOOK_S  # paused, or others take what is there
+        while True:
+            with self._condition:
+                if self._state.stopping or self._pop_into(taken):
+                    return
+                held = len(self._out)
+            if time.monotonic() > until_s or not left(self._state.consumer, held):
                 return
-            self._condition.wait(LOOK_EVERY_S)
+            with self._condition:
+                self._condition.wait(LOOK_EVERY_S)
 
     def _ask(self, more: int) -> None:
         """So many more calls wait now: as many events may be held as are taken and waited for."""
@@ -257,18 +262,27 @@ class Consumer:
         self._running: Running | None = None
         self._pull: PullExecutor | None = None
         self._closed = False
-        self._on_demand = self._bounded = False
+        self._left: Left | None = None
+        self._bounded = False
 
     @classmethod
     def on_demand(
-        cls, options: ListOptions, group: str, connector: Connector, *, bounded: bool, **given: Any
+        cls,
+        options: ListOptions,
+        group: str,
+        connector: Connector,
+        *,
+        left: Left,
+        bounded: bool,
+        **given: Any,
     ) -> Self:
         """A consumer for take(): it holds no more than that has asked for, and acknowledges nothing by itself.
 
+        left: says whether anything is there to be taken.
         bounded: what is taken and not settled within max_run has failed.
         """
         made = cls(list=options, group=group, connector=connector, ack="manual", **given)
-        made._on_demand, made._bounded = True, bounded
+        made._left, made._bounded = left, bounded
         return made
 
     def take(self, timeout_s: float | None) -> Delivery | None:
@@ -366,7 +380,7 @@ class Consumer:
             raise self._running.failure
 
     def _make_executor(self, spec: ConsumerSpec, state: MemberState) -> PullExecutor:
-        self._pull = PullExecutor(spec, state, on_demand=self._on_demand, bounded=self._bounded)
+        self._pull = PullExecutor(spec, state, left=self._left, bounded=self._bounded)
         state.on_stop = self._pull.wake
         return self._pull
 

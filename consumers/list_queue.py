@@ -30,7 +30,7 @@ from pipeline.server.list_peek import ListTask, peek_tasks
 from pipeline.server.list_pop import KEPT_MS, GivenBack, put_back, return_tasks
 from pipeline.server.list_push import MAX_PAYLOADS, Pushed
 from pipeline.server.list_status import ListStatus, list_status
-from pipeline.server.lists import give_back
+from pipeline.server.lists import anything_left, give_back
 from pipeline.task import decode_task, encode_task
 from pipeline.units import Duration, duration_ms
 
@@ -336,9 +336,19 @@ class ListQueue:
         with self._lock:
             if self._consumer is None:
                 self._calls.asked(lambda link: None)  # says how durable the server is, or refuses it
-                consumer = Consumer.on_demand(self.options, self._group, self._connector, **self._consuming)
+                consumer = Consumer.on_demand(
+                    self.options, self._group, self._connector, left=self._anything_left, **self._consuming
+                )
                 self._consumer = consumer.start()
             return self._consumer
+
+    def _anything_left(self, consumer: str, held: int) -> bool:
+        """Whether a task is there that a consumer could take beside those it holds; also if the server does not say."""
+        look = partial(anything_left, options=self.options, group=self._group, consumer=consumer, held=held)
+        try:
+            return self._calls.asked(look, until_s=0)
+        except MillstreamError:  # take() raises it, if it lasts
+            return True
 
     # Looking, and looking after it --------------------------------------------------------------------------------
 

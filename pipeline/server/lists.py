@@ -9,7 +9,7 @@ import time
 from functools import lru_cache
 
 from pipeline.codec import pack
-from pipeline.errors import NoSuchGroupError
+from pipeline.errors import MillstreamError, NoSuchGroupError
 from pipeline.header import SINGLE, UNCOMPRESSED, write_header
 from pipeline.keys import GroupRef, escape
 from pipeline.limits import DEFAULT_LIMITS
@@ -196,6 +196,29 @@ class _GiveBack:
         self._over = given < 0
         self.count += max(given, 0)
         return max(given, 0)
+
+
+def anything_left(link: Link, options: ListOptions, group: str, consumer: str, held: int) -> bool:
+    """Whether a task stands anywhere from where a consumer would get it beside the `held` ones that it has.
+
+    Asked for in the order in which tasks go: one that moves meanwhile is seen twice rather than never.
+    """
+    keys = options.keys
+    refs = [GroupRef(keys.tasks, group), GroupRef(keys.tasks, group, again=True)]
+    length, in_hand, *rest = link.calls(
+        [
+            ("ZCARD" if options.is_sorted else "LLEN", keys.list),
+            ("LLEN", keys.hand),
+            *(("XLEN", ref.key) for ref in refs),
+            *(("XPENDING", ref.key, group) for ref in refs),
+        ]
+    )
+    for reply in (length, in_hand, *rest):
+        if isinstance(reply, MillstreamError):
+            raise reply
+    entries, pending = sum(rest[:2]), [(row[0], row[3] or ()) for row in rest[2:]]
+    ours = sum(int(count) for _, holders in pending for name, count in holders if text(name) == consumer)
+    return length + in_hand > 0 or entries > sum(count for count, _ in pending) or ours > held
 
 
 def _claim_after_ms(link: Link, ref: GroupRef) -> int:
