@@ -9,6 +9,7 @@ import pytest
 from consumers.delivery import Delivery
 from pipeline.event import Event
 from pipeline.ladder import MAX_CRASHES
+from pipeline.server.connect import Connector
 from tests.consuming import Consuming
 from tests.until import until
 
@@ -38,10 +39,12 @@ def test_who_never_began_is_not_convicted(consuming: Consuming, crashes: int, is
     ids = dict(zip("abc", leave_suspect(consuming, *"abc", crashes=crashes), strict=True))
     seen: list[tuple[str, int, int]] = []
     running = threading.Lock()
+    connector = Connector(consuming.url)
+    link = connector.link("handler")
 
     def handle(event: Event, delivery: Delivery) -> None:
         assert running.acquire(blocking=False), "another one runs"
-        noted = consuming.link.call("HGET", consuming.keys.groups, f"g:alone:{ids[event.data]}")
+        noted = link.call("HGET", consuming.keys.groups, f"g:alone:{ids[event.data]}")
         seen.append((event.data, delivery.attempt, int(noted or 0)))
         running.release()
 
@@ -52,6 +55,8 @@ def test_who_never_began_is_not_convicted(consuming: Consuming, crashes: int, is
         handle_async if is_async else handle
     )
     consuming.run_until_drained()
+    link.close()
+    connector.close()
     assert consuming.dead() == []
     assert sorted(seen) == [(data, crashes + 1, crashes + 1) for data in "abc"]
 
@@ -135,10 +140,12 @@ def test_what_waits_behind_it_is_handed_back_when_the_member_stops(consuming: Co
 def test_one_that_fails_alone_is_a_failure_like_others(consuming: Consuming) -> None:
     """It is retried, with what it is suspected of, and alone again."""
     seen: list[tuple[int, int]] = []
+    connector = Connector(consuming.url)
+    link = connector.link("handler")
 
     @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", retry=20)
     def handle(event: Event, delivery: Delivery) -> None:
-        fields = consuming.link.call("HKEYS", consuming.keys.groups)
+        fields = link.call("HKEYS", consuming.keys.groups)
         seen.append((delivery.attempt, sum(b":alone-again:" in field for field in fields)))
         if len(seen) == 1:
             raise ValueError("no")
@@ -148,5 +155,7 @@ def test_one_that_fails_alone_is_a_failure_like_others(consuming: Consuming) -> 
         until(lambda: consuming.waiting() or len(seen) > 1, what="it waits for its next run")
         consuming.advance(60_000)
         consuming.until_drained()
+    link.close()
+    connector.close()
     assert seen == [(MAX_CRASHES + 1, 0), (MAX_CRASHES + 2, 1)]
     assert consuming.dead() == []

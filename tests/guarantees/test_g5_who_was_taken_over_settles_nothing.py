@@ -13,7 +13,7 @@ from pipeline.keys import GroupRef
 from pipeline.options import Retry
 from pipeline.outcome import Reject
 from pipeline.server.connect import Link
-from pipeline.server.groups import nonce
+from pipeline.server.groups import take_words
 from pipeline.server.scripts import script
 from tests.consuming import Consuming, total
 from tests.faults.crew import Crew
@@ -29,9 +29,9 @@ def take_over(consuming: Consuming) -> None:
         ("XCLAIM", ref.key, "g", holder, 0, entry_id, "IDLE", 90_000, "JUSTID")
         for entry_id, (holder, _) in consuming.pending().items()
     ]
-    take = used.command([ref.key, ref.keys.groups], ["g", "g", "thief", 60_000, "0-0", 50, 1 << 52, nonce()])
+    keys, args = take_words(ref, "thief", min_idle_ms=60_000, cursor="0-0", count=50, latest_ms=1 << 52)
     # In one step: the holder's own sweep would find its entry idle.
-    replies = consuming.link.calls([("MULTI",), *commands, take, ("EXEC",)])[-1]
+    replies = consuming.link.calls([("MULTI",), *commands, used.command(keys, args), ("EXEC",)])[-1]
     assert len(replies[-1][4]) == len(commands) > 0
 
 
