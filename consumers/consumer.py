@@ -161,6 +161,10 @@ class PullExecutor:
         """See Executor."""
         return False
 
+    def haunted(self) -> bool:
+        """See Executor. Whether the caller is still at it is not known."""
+        return bool(self._lost) or any(one.taken_over for one in list(self._out))
+
     def cancel_running(self) -> None:
         """What the caller took and did not settle is handed back."""
         for delivery in list(self._out):

@@ -61,11 +61,9 @@ class Dispatch:
         """Entries of which the inbox could not be asked yet whether their events are done."""
         self._ask_at_ms = 0
         self._suspects: list[Held] = []
-        self._alone: Held | None = None
-        """The one beside which nothing is started. It runs once the server has noted that it does."""
-        self._alone_runs = False
-        self._behind: list[Held] = []
-        """Came with a read that was under way: they start when its run is over."""
+        self._solo: Held | None = None
+        """The one beside which nothing is started until it is settled. It runs once the server has noted that."""
+        self._solo_runs = False
         self._fewest_held = 0
         """The least that was held beside waiting suspects; 0 while none wait."""
         self._fewer_ms = 0
@@ -77,7 +75,7 @@ class Dispatch:
 
         here, and what is returned: see Executor.submit().
         """
-        if len(entries) == 1 and self._takes_all is not None and not self._suspects and self._alone is None:
+        if len(entries) == 1 and self._takes_all is not None and not self._suspects and self._solo is None:
             (held,) = entries
             if held.count == held.deliveries == 1 and not held.ref.again:
                 with self._state.lock:
@@ -107,8 +105,9 @@ class Dispatch:
                 for held in still:
                     window.suspect(held, limit)
                 self._suspects += still
-            if self._alone is not None:
-                self._behind += ready
+            if self._solo is not None and self._holds(self._solo):
+                for held in ready:  # of a read that was under way: another member may be free
+                    self._return(held)
                 ready = []
         work = self._start(ready, here=here) if ready else None
         self.start_suspects()
@@ -151,7 +150,7 @@ class Dispatch:
                     self._refuse(state.refused.popleft())
         if self._unasked:
             self._ask_again()
-        if self._alone is not None:
+        if self._solo is not None:
             self._attend()
         self.start_suspects()
 
@@ -187,11 +186,11 @@ class Dispatch:
         """Give up what no handler has begun."""
         waiting = [item for _, executor in self._routes for item in executor.drain()]
         with self._state.lock:
-            unstarted = [*self._suspects, *self._unasked, *self._behind]
-            if self._alone is not None and not self._alone_runs:
-                unstarted.append(self._alone)
-                self._alone = None
-            self._suspects, self._unasked, self._behind = [], [], []
+            unstarted = [*self._suspects, *self._unasked]
+            if self._solo is not None and not self._solo_runs:
+                unstarted.append(self._solo)
+                self._solo = None
+            self._suspects, self._unasked = [], []
             for held in unstarted:
                 self._return(held)
             by_entry: dict[Held, list[Event]] = {}
@@ -215,7 +214,7 @@ class Dispatch:
 
     def idle(self) -> bool:
         """Whether no handler runs and none is about to."""
-        unstarted = self._suspects or self._unasked or self._behind or (self._alone and not self._alone_runs)
+        unstarted = self._suspects or self._unasked or (self._solo and not self._solo_runs)
         return not unstarted and all(executor.idle() for _, executor in self._routes)
 
     def start_suspects(self) -> None:
@@ -247,35 +246,47 @@ class Dispatch:
             ready, self._suspects = self._suspects, []
             self._fewest_held = 0
             if limit == 1:
-                (self._alone,) = ready
-                self._alone_runs = False
-                state.beginning.append(self._alone)
-                state.wake()
-                return
-        self._start(ready)
-
-    def _attend(self) -> None:
-        """Start what is to run alone, once the server has noted that; when it has ended, what came meanwhile."""
-        with self._state.lock:
-            alone = self._alone
-            if alone is None:
-                return
-            if alone.taken_over or alone.returning or not alone.unfinished:
-                self._alone = None
-                ready, self._behind = [held for held in self._behind if not held.taken_over], []
-            elif not self._alone_runs and alone.noted == alone.deliveries:
-                self._alone_runs = True
-                ready = [alone]
-            else:
-                return
-        if ready:
+                (self._solo,) = ready
+                # A handler that was given up and still runs may be what kills: then the crash shows nothing.
+                self._solo_runs = any(executor.haunted() for _, executor in self._routes)
+                if not self._solo_runs:
+                    state.beginning.append(self._solo)
+                    state.wake()
+                    return
+        if limit == 1:
+            self._start_solo(*ready)
+        else:
             self._start(ready)
 
-    def _may_start(self, held: Held) -> bool:
-        """Look at an entry; whether its events may be started now, or it was decided about, or must wait."""
+    def _attend(self) -> None:
+        """Start what is to run alone, once the server has noted that; forget it once it is settled."""
+        with self._state.lock:
+            solo = self._solo
+            if solo is None:
+                return
+            if not self._holds(solo):
+                self._solo = None
+                return
+            if self._solo_runs or solo.returning or solo.noted != solo.deliveries:
+                return
+            self._solo_runs = True
+        self._start_solo(solo)
+
+    def _start_solo(self, held: Held) -> None:
+        if self._may_start(held, alone=True):
+            self._start([held])
+
+    def _holds(self, held: Held) -> bool:
+        return self._state.window.get(held.ref, held.entry_id) is held
+
+    def _may_start(self, held: Held, *, alone: bool = False) -> bool:
+        """Look at an entry; whether its events may be started now, or it was decided about, or must wait.
+
+        alone: nothing runs beside it. What has to run alone is not even looked into before.
+        """
         state = self._state
         try:
-            if held.ref.again:
+            if held.ref.again and held.again is None:
                 held.again, fields = read_again(held.fields)
                 if held.again is None:
                     raise DecodeError("an entry of the group's own stream lacks its envelope")
@@ -285,12 +296,17 @@ class Dispatch:
                 if replayed is not None:
                     held.add_headers(replayed.headers)
             if convicted(held.crashes, deliveries=held.deliveries, noted=held.noted):
-                reason = f"killed its worker: {held.crashes} runs ended without an outcome, the last of its own alone"
+                reason = (
+                    f"killed its worker: {held.crashes} runs ended without an outcome, and it had begun alone"
+                )
                 self._bury(held, Outcome(Kind.DEAD, reason=reason, error="WorkerKilled"))
                 return False
-            count = held.event_count()
-            if held.is_pack and held.deliveries > 1:
-                held.check()  # it is split below
+            limit = None if alone else company(held.crashes)
+            count = 0
+            if limit != 1:
+                count = held.event_count()
+                if held.is_pack and held.deliveries > 1:
+                    held.check()  # it is split below
         except UnknownFormatError as error:
             with state.lock:
                 self._release(held)
@@ -309,11 +325,11 @@ class Dispatch:
         with state.lock:
             if held.taken_over:
                 return False
-            if held.is_pack and held.deliveries > 1:
-                self._split(held, held.all_events())
-                return False
-            state.window.counted(held, count)
-            limit = company(held.crashes)
+            if limit != 1:
+                if held.is_pack and held.deliveries > 1:
+                    self._split(held, held.all_events())
+                    return False
+                state.window.counted(held, count)
             if limit is not None:
                 state.window.suspect(held, limit)
                 state.again_suspects = state.again_suspects or held.ref.again

@@ -54,6 +54,9 @@ class Executor(Protocol):
     def exhausted(self) -> bool:
         """Whether every slot is taken by a handler that was given up and never returned."""
 
+    def haunted(self) -> bool:
+        """Whether a handler still runs whose event was given up."""
+
     def cancel_running(self) -> None:
         """Cancel what runs, where that is possible: what is cancelled is handed back."""
 

@@ -105,6 +105,10 @@ class LoopExecutor:
             batch and started_s < since_s and all(map(self._given_up, batch)) for batch, started_s in tasks
         )
 
+    def haunted(self) -> bool:
+        """See Executor."""
+        return any(self._given_up(event) for batch, _ in list(self._tasks.values()) for event in batch)
+
     def cancel_running(self) -> None:
         """See Executor."""
         for task, (batch, _) in list(self._tasks.items()):

@@ -286,11 +286,11 @@ class Settler:
     def _begun(self, held: Held, *, there: bool) -> None:
         """An entry may begin to run alone, or is not ours any more. Under the lock."""
         state = self._state
-        if not there:
-            state.lose(held)
-        elif not held.taken_over:
+        if there:
             held.noted = held.deliveries
-            state.duty_wake.set()
+        elif not held.returning:
+            state.lose(held)
+        state.duty_wake.set()
 
     def _settled(self, held: Sequence[Held], settled: Settled) -> None:
         state = self._state

@@ -130,6 +130,10 @@ class ThreadExecutor:
             for run in list(self._running)
         )
 
+    def haunted(self) -> bool:
+        """See Executor."""
+        return any(self._given_up(event) for batch, _ in self._runs() for event in batch)
+
     def cancel_running(self) -> None:
         """See Executor. Threads are left to finish: their entries stay ours until they do, or we are gone."""
 

@@ -261,7 +261,12 @@ def parse_taken(reply: Reply) -> Taken:
         return Taken(False, reply[1])
     entries = [(entry[0], entry[1], deliveries) for entry, deliveries in zip(reply[4], reply[5], strict=True)]
     return Taken(
-        *(True, reply[1], text(reply[2]), text(reply[3]), entries, reply[6]),
+        clock_ok=True,
+        now_ms=reply[1],
+        cursor=text(reply[2]),
+        token=text(reply[3]),
+        entries=entries,
+        gone=reply[6],
         noted=dict(zip(reply[8][::2], reply[8][1::2], strict=True)),
         token_before=text(reply[7]),
     )

@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from consumers.app import Pipeline
 from consumers.delivery import Delivery
+from consumers.settler import Settlement, Settler
+from consumers.window import Held
 from pipeline.event import Event
 from pipeline.ladder import MAX_CRASHES
+from pipeline.options import Retry
 from pipeline.server.connect import Connector
 from tests.consuming import Consuming
 from tests.until import until
@@ -82,7 +86,7 @@ def test_who_began_alone_and_is_left_behind_is_convicted(consuming: Consuming, s
 
 
 def test_nothing_starts_beside_who_runs_alone(consuming: Consuming) -> None:
-    """A read that waited at the server when it was taken over brings what has to wait."""
+    """A read that waited at the server when it was taken over brings what has to go elsewhere."""
     log: list[tuple[str, str]] = []
     runs, go_on = threading.Event(), threading.Event()
 
@@ -115,26 +119,124 @@ def held_or_unread(consuming: Consuming) -> Callable[[], bool]:
     return look
 
 
-def test_what_waits_behind_it_is_handed_back_when_the_member_stops(consuming: Consuming) -> None:
-    """Its attempt is not spent."""
+def test_nothing_starts_before_it_is_settled(consuming: Consuming, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in between, it would be delivered again, and look as if it had killed."""
+    prepare = Settler.prepare
     runs, go_on = threading.Event(), threading.Event()
-    attempts: list[tuple[str, int]] = []
+    pending: list[int] = []
+    connector = Connector(consuming.url)
+    link = connector.link("handler")
+
+    def slow(settler: Settler) -> list[Settlement]:
+        settlements = prepare(settler)
+        if any(not settlement.begins for settlement in settlements):
+            time.sleep(0.05)  # not to wait for something: it widens what is tested
+        return settlements
+
+    monkeypatch.setattr(Settler, "prepare", slow)
+    (suspect,) = leave_suspect(consuming, "suspect")
 
     @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)
-    def handle(event: Event, delivery: Delivery) -> None:
-        attempts.append((event.data, delivery.attempt))
+    def handle(event: Event) -> None:
         if event.data == "suspect":
             runs.set()
             assert go_on.wait(20)
+        else:
+            pending.append(len(link.call("XPENDING", consuming.stream, "g", suspect, suspect, 1)))
 
-    leave_suspect(consuming, "suspect")
     with consuming.running():
         assert runs.wait(20)
         consuming.send("new")
         until(held_or_unread(consuming), what="the new one is held, or left")
         go_on.set()
+        consuming.until_drained()
+    link.close()
+    connector.close()
+    assert pending == [0]
+
+
+def test_others_do_what_may_not_run_beside_it(consuming: Consuming) -> None:
+    """However long it runs; and their attempts are not spent."""
+    runs, go_on = threading.Event(), threading.Event()
+    done: list[tuple[str, int]] = []
+
+    def handle(event: Event, delivery: Delivery) -> None:
+        if event.data == "suspect":
+            runs.set()
+            assert go_on.wait(40)
+        done.append((event.data, delivery.attempt))
+
+    consuming.app.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)(handle)
+    other = Pipeline(consuming.url)
+    other.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)(handle)
+    leave_suspect(consuming, "suspect")
+    with consuming.running():
+        assert runs.wait(20)
+        consuming.send("new")
+        until(held_or_unread(consuming), what="the new one is held, or left")
+        with consuming.running(other):
+            until(lambda: done == [("new", 1)], what="the other does it")
+            go_on.set()
+            consuming.until_drained()
+    assert done == [("new", 1), ("suspect", MAX_CRASHES + 1)]
+
+
+def test_a_pack_is_not_looked_into_before_it_is_noted(
+    consuming: Consuming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may be what kills."""
+    check = Held.check
+    connector = Connector(consuming.url)
+    link = connector.link("check")
+    noted: list[bytes | None] = []
+    seen: list[int] = []
+
+    def checked(held: Held) -> None:
+        noted.append(link.call("HGET", consuming.keys.groups, f"g:alone:{pack}"))
+        check(held)
+
+    monkeypatch.setattr(Held, "check", checked)
+    consuming.link.call("XGROUP", "CREATE", consuming.stream, "g", "0", "MKSTREAM")
+    pack = consuming.send_pack([1, 2, 3])
+    consuming.link.call("XREADGROUP", "GROUP", "g", "dead", "STREAMS", consuming.stream, ">")
+    consuming.link.call(
+        *("XCLAIM", consuming.stream, "g", "dead", 0, pack, "IDLE", 60_000, "RETRYCOUNT", 9, "JUSTID")
+    )
+    consuming.app.consumer(consuming.stream, group="g", claim_after="1s")(
+        lambda event: seen.append(event.data)
+    )
     consuming.run_until_drained()
-    assert sorted(attempts) == [("new", 1), ("suspect", MAX_CRASHES + 1)]
+    link.close()
+    connector.close()
+    assert noted == [b"10"]
+    assert sorted(seen) == [1, 2, 3]
+
+
+def test_beside_one_that_never_returned_no_run_counts_as_alone(consuming: Consuming) -> None:
+    """What ran beyond max_run may be what kills: the suspect runs, and is not noted."""
+    go_on = threading.Event()
+    connector = Connector(consuming.url)
+    link = connector.link("handler")
+    fields: list[list[bytes]] = []
+
+    @consuming.app.consumer(
+        consuming.stream, group="g", claim_after="1s", concurrency=4, max_run="1s", retry=Retry(9, "1h", "1h")
+    )
+    def handle(event: Event) -> None:
+        if event.data == "suspect":
+            fields.append([name for name in link.call("HKEYS", consuming.keys.groups) if b":alone:" in name])
+        else:
+            go_on.wait(40)
+
+    (suspect,) = leave_suspect(consuming, "suspect")
+    consuming.link.call("XCLAIM", consuming.stream, "g", "dead", 0, suspect, "IDLE", 0, "JUSTID")
+    consuming.send("never returns")
+    with consuming.running():
+        until(lambda: len(fields) == 1, what="the suspect runs")
+        go_on.set()
+    link.close()
+    connector.close()
+    assert fields == [[]]
 
 
 def test_one_that_fails_alone_is_a_failure_like_others(consuming: Consuming) -> None:

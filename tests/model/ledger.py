@@ -288,7 +288,7 @@ class Ledger:
         keys = [before.key] if before else [] if again else self.keys(entry_id)
         runs, crashes = (before.runs, before.crashes) if before else (0, 0)
         attempt, crashes = runs + was.deliveries, crashes + was.deliveries - 1
-        run = deed.runs.get((again, entry_id))
+        run, counted = deed.runs.get((again, entry_id)), was.deliveries
         if deleted:
             gone.uncertain.update(keys)
             account.uncertain.discard((again, entry_id))
@@ -312,10 +312,11 @@ class Ledger:
             # Taken while it ran here all the same: its run counts by what was known when it began.
             if (again, entry_id) not in account.uncertain or run.attempt <= runs:
                 raise Broken(f"{where} ran as attempt {run.attempt}, not {attempt}")
+            counted -= attempt - run.attempt
             crashes -= attempt - run.attempt
             attempt = run.attempt
         noted = int(old.facts.get(f"alone{'-again' if again else ''}:{entry_id}", 0))
-        if convicted(crashes, deliveries=was.deliveries, noted=noted):
+        if convicted(crashes, deliveries=counted, noted=noted):
             gone.dead.update(Copy(key, attempt - 1, 0) for key in keys[:1])
             for key in keys[1:]:  # a pack that was never split
                 account.removed[key] += 1

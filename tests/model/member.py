@@ -70,6 +70,10 @@ class ByHand:
         """See Executor."""
         return False
 
+    def haunted(self) -> bool:
+        """See Executor. None goes on."""
+        return False
+
     def cancel_running(self) -> None:
         """See Executor."""
 

@@ -28,10 +28,12 @@ def test_what_was_noted_is_told_to_who_takes_it_over(grouped: Grouped) -> None:
 def test_the_last_note_stands(grouped: Grouped) -> None:
     """It may run alone more than once."""
     (entry_id,) = grouped.held("dead", 1)
-    note(grouped, "dead", entry_id, 4)
-    note(grouped, "dead", entry_id, 5)
+    note(grouped, "dead", entry_id, 1)
     grouped.age([entry_id], 2_000)
-    assert grouped.take("other").noted == {entry_id: 5}
+    grouped.take("second")
+    note(grouped, "second", entry_id, 2)
+    grouped.age([entry_id], 2_000)
+    assert grouped.take("third").noted == {entry_id: 2}
 
 
 def test_nothing_is_noted_of_what_others_hold(grouped: Grouped) -> None:
@@ -76,3 +78,39 @@ def test_a_run_that_is_handed_back_has_not_crashed(grouped: Grouped) -> None:
     hand_back(grouped.link, grouped.main, "leaving", held[:1], idle_ms=2_000)
     grouped.age(held, 2_000)
     assert grouped.take("other").noted == {held[1]: 1}
+
+
+def test_what_is_handed_back_unstarted_has_crashed_before(grouped: Grouped) -> None:
+    """The note of an earlier run stays."""
+    (entry_id,) = grouped.held("dead", 1)
+    note(grouped, "dead", entry_id, 1)
+    grouped.age([entry_id], 2_000)
+    grouped.take("leaving")
+    hand_back(grouped.link, grouped.main, "leaving", [entry_id], idle_ms=2_000)
+    assert grouped.take("third").noted == {entry_id: 1}
+
+
+def test_a_note_that_comes_after_the_hand_back_is_none(grouped: Grouped) -> None:
+    """They may go out on two connections."""
+    (entry_id,) = grouped.held("dead", 1)
+    grouped.age([entry_id], 2_000)
+    grouped.take("leaving")
+    hand_back(grouped.link, grouped.main, "leaving", [entry_id], idle_ms=2_000)
+    assert note(grouped, "leaving", entry_id, 2) == 0
+    assert grouped.take("third").noted == {}
+
+
+def test_a_note_of_an_earlier_life_says_nothing(grouped: Grouped) -> None:
+    """The entry was settled, and is delivered anew since the group was set back: its note goes with the first claim."""
+    (entry_id,) = grouped.held("dead", 1)
+    for consumer in ("second", "third"):
+        grouped.age([entry_id], 2_000)
+        grouped.take(consumer)
+    note(grouped, "third", entry_id, 3)
+    grouped.settle("third", [entry_id], token=grouped.token)
+    grouped.link.call("XGROUP", "SETID", grouped.keys.stream, grouped.group, "0")
+    assert grouped.read("again", 1) == [entry_id]
+    for expected in range(2, 7):
+        grouped.age([entry_id], 2_000)
+        taken = grouped.take(f"taker {expected}")
+        assert ([entry[2] for entry in taken.entries], taken.noted) == ([expected], {})

@@ -3,13 +3,13 @@
 --
 -- KEYS  1 stream  2 S:groups  3 S:never
 -- ARGV  1 group  2 what the fields of these notes begin with  3 consumer  4 entry id  5 how often it was delivered
--- Returns 1; 0 if the entry is not the caller's any more.
+-- Returns 1; 0 if the entry is not the caller's any more, or was handed back.
 --
 -- A note stays as long as its entry is pending, and goes with the next one made for the group.
 
 local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[4], ARGV[4], 1)
 if held['err'] then return held end
-if not held[1] or held[1][2] ~= ARGV[3] then return 0 end
+if not held[1] or held[1][2] ~= ARGV[3] or held[1][4] < tonumber(ARGV[5]) then return 0 end
 redis.call('DEL', KEYS[3])
 for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   if string.sub(field, 1, #ARGV[2]) == ARGV[2] then

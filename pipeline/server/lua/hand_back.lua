@@ -16,7 +16,10 @@ for i = 7, #ARGV do
   if held[1] and held[1][2] == ARGV[3] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, ARGV[i], 'IDLE', ARGV[4],
       'RETRYCOUNT', math.max(held[1][4] - 1, 0), 'JUSTID')
-    redis.call('HDEL', KEYS[2], ARGV[6] .. ARGV[i]) -- a run that is given up has not ended with its worker
+    local noted = redis.call('HGET', KEYS[2], ARGV[6] .. ARGV[i])
+    if noted and tonumber(noted) >= held[1][4] then -- a run that is given up has not ended with its worker
+      redis.call('HDEL', KEYS[2], ARGV[6] .. ARGV[i])
+    end
     given = given + 1
   end
 end

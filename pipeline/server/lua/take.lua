@@ -40,7 +40,9 @@ if #entries > 0 then
   local fields = {}
   for i = 1, #entries do fields[i] = ARGV[9] .. entries[i][1] end
   for i, noted in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
-    if noted then
+    if noted and tonumber(noted) >= deliveries[i] then
+      redis.call('HDEL', KEYS[2], fields[i]) -- of a life before this one: the group was reset, or lost
+    elseif noted then
       alone[#alone + 1] = entries[i][1]
       alone[#alone + 1] = tonumber(noted)
     end
