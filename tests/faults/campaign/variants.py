@@ -36,9 +36,9 @@ class Variant:
 
 _IN_DOUBT = "                batch.on_wire, batch.in_doubt = False, True\n"
 _SPLIT = """\
-            if held.is_pack and held.deliveries > 1:
-                self._split(held, held.all_events())
-                return False
+                if held.is_pack and held.deliveries > 1:
+                    self._split(held, held.all_events())
+                    return False
 """
 _AFTER_SILENCE = "            if now - since_ms > state.claim_after_ms // RENEWED:\n"
 _WRITTEN = "            self._exchange.write(taken, now_ms())\n        return bool(taken)"
