@@ -5,7 +5,8 @@
 -- ARGV  1 group  2 what the fields of these notes begin with  3 consumer  4 entry id  5 how often it was delivered
 -- Returns 1; 0 if the entry is not the caller's any more, or was handed back.
 --
--- A note stays as long as its entry is pending, and goes with the next one made for the group.
+-- A note stays as long as its entry is pending, and goes with the next one made for the group. The field without an id
+-- says that there may be some.
 
 local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[4], ARGV[4], 1)
 if held['err'] then return held end
@@ -14,8 +15,10 @@ redis.call('DEL', KEYS[3])
 for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   if string.sub(field, 1, #ARGV[2]) == ARGV[2] then
     local id = string.sub(field, #ARGV[2] + 1)
-    if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) == 0 then redis.call('HDEL', KEYS[2], field) end
+    if id ~= '' and #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) == 0 then
+      redis.call('HDEL', KEYS[2], field)
+    end
   end
 end
-redis.call('HSET', KEYS[2], ARGV[2] .. ARGV[4], ARGV[5])
+redis.call('HSET', KEYS[2], ARGV[2] .. ARGV[4], ARGV[5], ARGV[2], 1)
 return 1

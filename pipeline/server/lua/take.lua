@@ -37,14 +37,16 @@ if #entries > 0 then
     local id = entries[i][1]
     deliveries[i] = counts[id] or redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1][4]
   end
-  local fields = {}
-  for i = 1, #entries do fields[i] = ARGV[9] .. entries[i][1] end
-  for i, noted in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
-    if noted and tonumber(noted) >= deliveries[i] then
-      redis.call('HDEL', KEYS[2], fields[i]) -- of a life before this one: the group was reset, or lost
-    elseif noted then
-      alone[#alone + 1] = entries[i][1]
-      alone[#alone + 1] = tonumber(noted)
+  if redis.call('HEXISTS', KEYS[2], ARGV[9]) == 1 then -- few groups ever have one
+    local fields = {}
+    for i = 1, #entries do fields[i] = ARGV[9] .. entries[i][1] end
+    for i, noted in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
+      if noted and tonumber(noted) >= deliveries[i] then
+        redis.call('HDEL', KEYS[2], fields[i]) -- of a life before this one: the group was reset, or lost
+      elseif noted then
+        alone[#alone + 1] = entries[i][1]
+        alone[#alone + 1] = tonumber(noted)
+      end
     end
   end
 end
