@@ -250,6 +250,8 @@ class Settler:
                     failure = failure or reply
             else:
                 failure = self._take_in(settlement, reply) or failure
+        if settlements:
+            self._state.count_ended()
         if failure is not None:
             raise failure
 
@@ -337,8 +339,6 @@ class Settler:
                     elif move.kind == "dead":
                         state.counts.dead += 1
                         state.counts.rejected += move.outcome is not None and move.outcome.rejected
-                        if state.alarming():
-                            state.duty_wake.set()
                 if answer == 1:
                     state.counts.emitted += sum(move.kind == "emit" for move in one.moves)
                 else:

@@ -188,6 +188,7 @@ class MemberState:
     failure: MillstreamError | None = None
     """Why the member cannot go on: wrong key type, access denied, all slots lost."""
 
+    _ended: tuple[int, int] = (0, 0)
     refs: tuple[GroupRef, GroupRef] = field(init=False)
     """Where the group reads: what is due again first, then what is new."""
     say: Limited = field(init=False)
@@ -215,10 +216,18 @@ class MemberState:
         """Nothing more is read or claimed for now: the group is paused, or callbacks do not keep up."""
         return self.pause is not None or (self.callbacks is not None and self.callbacks.full())
 
-    def ended(self) -> Ended:
-        """Events that have ended with this member, since its start."""
+    def count_ended(self) -> None:
+        """Note how many events have ended by now: after all answers to what was settled together, whose dead letters
+        are in calls of their own. Between those and the others, a group would seem to see nothing but deaths."""
         counts = self.counts
-        return Ended(counts.done - counts.filtered + counts.dead, counts.dead - counts.rejected)
+        with self.lock:
+            self._ended = (counts.done - counts.filtered + counts.dead, counts.dead - counts.rejected)
+        if self._ended[1] and self.alarming():
+            self.duty_wake.set()
+
+    def ended(self) -> Ended:
+        """Events that have ended with this member since its start, as of count_ended()."""
+        return Ended(*self._ended)
 
     def alarming(self) -> bool:
         """Whether the group is to hear at once of how many events died here."""

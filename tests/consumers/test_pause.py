@@ -10,7 +10,10 @@ import pytest
 
 from consumers.app import Pipeline
 from consumers.running import Running
+from consumers.settler import Settlement, Settler
+from consumers.state import MemberState
 from consumers.testing import TestPipeline
+from pipeline.breaker import Ended
 from pipeline.errors import MillstreamError, UsageError
 from pipeline.event import Event
 from pipeline.options import ConsumerOptions, Retry
@@ -18,6 +21,7 @@ from pipeline.outcome import Reject
 from pipeline.pause import Pause
 from pipeline.server.groups import pause, resume
 from pipeline.server.overview import groups
+from pipeline.server.replies import Reply
 from tests.conftest import OwnServer
 from tests.consuming import Consuming, consuming_on
 from tests.until import until
@@ -269,6 +273,40 @@ def test_what_is_done_rejected_or_retried_is_no_death(consuming: Consuming) -> N
         assert running.members[0].state.pause is None
         counts = running.members[0].counts
         assert (counts.dead, counts.rejected, counts.done) == (800, 600, 1_200)
+
+
+def test_what_is_settled_together_is_counted_together(
+    consuming: Consuming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead letters are in calls of their own: a heartbeat in between would tell of nothing but deaths."""
+    take_in, count_ended = Settler._take_in, MemberState.count_ended
+    seen: list[bool] = []
+    counted: list[None] = []
+
+    def watched(settler: Settler, settlement: Settlement, reply: Reply) -> MillstreamError | None:
+        before = (settler._state.ended(), len(counted))  # two threads settle now and then
+        failure = take_in(settler, settlement, reply)
+        seen.append(settler._state.ended() == before[0] or len(counted) > before[1])
+        return failure
+
+    def counting(state: MemberState) -> None:
+        counted.append(None)
+        count_ended(state)
+
+    monkeypatch.setattr(Settler, "_take_in", watched)
+    monkeypatch.setattr(MemberState, "count_ended", counting)
+
+    @consuming.app.consumer(consuming.stream, group="g", retry=1)
+    def handle(event: Event) -> None:
+        if event.data % 3 == 0:
+            raise ValueError
+
+    consuming.send(*range(900))
+    with consuming.running() as running:
+        consuming.until_drained()
+        until(lambda: running.members[0].state.ended() == Ended(900, 300), what="all are counted")
+    assert len(seen) > 1
+    assert all(seen)
 
 
 def test_a_group_that_is_never_to_pause_does_not(consuming: Consuming) -> None:
