@@ -73,8 +73,10 @@ def test_a_paused_group_handles_nothing_new_until_it_is_resumed(consuming: Consu
         until(lambda: len(others) == 30, what="the other group has them all")
         consuming.until_drained("other")
         assert len(seen) == 10
-        assert groups(consuming.link, consuming.stream, only="g")[0].unread in (20, None)
-        assert consuming.pending() == {}
+        # What a read brought that was still waiting at the server is handed back, its attempt unspent.
+        until(lambda: not any(deliveries for _, deliveries in consuming.pending().values()))
+        given = consuming.pending()
+        assert groups(consuming.link, consuming.stream, only="g")[0].unread in (20 - len(given), None)
         ended = let_go(consuming)
         assert ended is not None
         assert (ended.by, ended.reason) == ("test", "by hand")
