@@ -384,7 +384,7 @@ def test_an_entry_of_an_unknown_format_is_released_not_dead(consuming: Consuming
     with consuming.running() as running:
         until(lambda: seen == [1] and list(consuming.pending()) == [newer], what="the newer one is left")
         until(lambda: consuming.pending()[newer][1] == 0, what="it is released")
-        assert not running.members[0].state.window
+        until(lambda: not running.members[0].state.window, what="the member has heard that")
     assert consuming.dead() == []
     assert consuming.pending()[newer][1] == 0
 
