@@ -21,6 +21,7 @@ from pipeline.errors import (
     NoSuchGroupError,
     NoSuchStreamError,
     NotConnectedError,
+    ServerRefusedError,
     UnknownFormatError,
     UsageError,
     WrongKeyTypeError,
@@ -486,7 +487,9 @@ class _Filler:
         # A look at what pends, which is nothing: so that the group is seen to be attended.
         looks = ("XREADGROUP", "GROUP", self._group, CONSUMER, "COUNT", 1, "STREAMS", self._stream, "0")
         for reply in self._link.calls([command, looks]):
-            if isinstance(reply, NoSuchGroupError):
+            # The answer to XGROUP where the stream itself is gone has no code of its own.
+            gone = isinstance(reply, ServerRefusedError) and "requires the key to exist" in str(reply)
+            if gone or isinstance(reply, NoSuchGroupError):
                 join(self._link, self._keys, self._group, start=self._whole, lost=False)
                 return
             checked(reply)

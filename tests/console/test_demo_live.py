@@ -69,6 +69,17 @@ class Terminal:
         pattern = re.compile(r"handled by every group (?:\x1b\[[0-9;]*m)*[1-9]")
         until(lambda: pattern.search(self.text), timeout_s=30, what="events that every group has handled")
 
+    def kills_a_worker(self) -> None:
+        """Kill workers until one held something that others had to take over, which each most often does."""
+        over = re.compile(r"took\s+over\s+after|held\s+nothing\s+just\s+then|settled\s+as\s+it\s+went")
+        ends: list[str] = []
+        while not any(end.startswith("took") for end in ends):
+            assert len(ends) < 8, f"nobody held anything: {ends}"
+            self.press("k")
+            before = len(ends)
+            until(lambda before=before: len(over.findall(self.text)) > before, 30, what="it is over")  # type: ignore[misc]
+            ends = over.findall(self.text)
+
     def ended(self) -> int:
         """Wait for the end; the exit code."""
         return self.process.wait(60)
@@ -113,9 +124,7 @@ def test_every_key_does_what_it_says_and_nothing_is_lost(tmp_path: Path) -> None
     with on_terminal(tmp_path / "data") as terminal:
         terminal.sees("k kill worker")
         terminal.flows()
-        terminal.press("k")
-        terminal.sees("you killed")
-        terminal.sees("took over after")
+        terminal.kills_a_worker()
         terminal.press("b")
         terminal.sees("dead letter in archive")
         terminal.sees("dead letter in alerts")

@@ -128,10 +128,12 @@ def test_g10_it_works_again_by_itself(
         assert len(wanted) > 200
         for crew in crews:
             crew.until_all(wanted, 10)
-        until(lambda: not any(crew.unsettled(look) for crew in crews), 10, what="all is settled")
+        # What was settled while its group was away is pending in the one that came back, for claim_after (10 s) + 1 s.
+        until(lambda: not any(crew.unsettled(look) for crew in crews), 25, what="all is settled")
         lines = [record.getMessage() for record in caplog.records]
         lines += [line for crew in crews for line in lines_of(crew)[said[crew] :]]
-        assert not any("taken over" in line for line in lines), "nobody has taken over anything"
+        if what != "RENAME and back":  # what came back as pending is
+            assert not any("taken over" in line for line in lines), "nobody has taken over anything"
         assert len(lines) < 6, "\n".join(lines)
         for crew in crews:
             assert crew.stop() == [0, 0], crew.said()

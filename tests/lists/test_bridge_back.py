@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from consumers import list_filler
 from consumers.list_filler import Filled, fill_list
 from pipeline.errors import NoSuchStreamError, UnknownFormatError, UsageError, WrongKeyTypeError
 from pipeline.event import Event
@@ -235,6 +236,33 @@ def test_a_stream_made_anew_with_lower_ids_is_said(
     link.call("XADD", stream, "5-1", *entries[0][1])
     assert fill_list(f"{stream}:l", stream, connector=connector, follow=False).pushed == 0
     assert "last_id='5-1'" in caplog.text
+
+
+def test_a_stream_that_is_deleted_beneath_it_is_waited_for(
+    connector: Connector, link: Link, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its group there is gone as well, and is made anew."""
+    monkeypatch.setattr(list_filler, "WAIT_MS", 200)  # else it looks after its group every 20 s
+    filled, stop = Filled(), threading.Event()
+    ended: list[Filled] = []
+    send(connector, stream, range(10))
+    thread = threading.Thread(
+        target=lambda: ended.append(
+            fill_list(f"{stream}:l", stream, connector=connector, stop=stop, filled=filled)
+        )
+    )
+    thread.start()
+    try:
+        until(lambda: filled.pushed == 10)
+        link.call("DEL", stream)
+        until(lambda: link.call("EXISTS", stream), 20, what="its group is there again, on an empty stream")
+    finally:
+        stop.set()
+        thread.join(20)
+    assert len(ended) == 1, "it failed"
+    send(connector, stream, range(10, 20))
+    assert fill_list(f"{stream}:l", stream, connector=connector, follow=False).pushed == 10
+    assert listed(link, f"{stream}:l") == list(range(20))
 
 
 def test_what_no_task_can_be_made_of_stops_nothing(connector: Connector, link: Link, stream: str) -> None:
