@@ -13,7 +13,7 @@ from consumers.window import Held
 from pipeline.event import Event
 from pipeline.ladder import MAX_CRASHES
 from pipeline.options import Retry
-from pipeline.server.connect import Connector
+from pipeline.server.connect import Link
 from tests.consuming import Consuming
 from tests.until import until
 
@@ -38,13 +38,13 @@ def leave_suspect(consuming: Consuming, *datas: str, crashes: int = MAX_CRASHES,
 
 @pytest.mark.parametrize("crashes", [MAX_CRASHES, MAX_CRASHES + 1, 100])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_who_never_began_is_not_convicted(consuming: Consuming, crashes: int, is_async: bool) -> None:
+def test_who_never_began_is_not_convicted(
+    consuming: Consuming, link: Link, crashes: int, is_async: bool
+) -> None:
     """However many workers died that held it: it runs, alone, and is noted to."""
     ids = dict(zip("abc", leave_suspect(consuming, *"abc", crashes=crashes), strict=True))
     seen: list[tuple[str, int, int]] = []
     running = threading.Lock()
-    connector = Connector(consuming.url)
-    link = connector.link("handler")
 
     def handle(event: Event, delivery: Delivery) -> None:
         assert running.acquire(blocking=False), "another one runs"
@@ -59,8 +59,6 @@ def test_who_never_began_is_not_convicted(consuming: Consuming, crashes: int, is
         handle_async if is_async else handle
     )
     consuming.run_until_drained()
-    link.close()
-    connector.close()
     assert consuming.dead() == []
     assert sorted(seen) == [(data, crashes + 1, crashes + 1) for data in "abc"]
 
@@ -100,12 +98,17 @@ def test_nothing_starts_beside_who_runs_alone(consuming: Consuming) -> None:
 
     leave_suspect(consuming, "suspect")
     with consuming.running():
-        assert runs.wait(20)
-        consuming.send("new")
-        until(held_or_unread(consuming), what="the new one is held, or left")
+        send_beside(consuming, runs)
         go_on.set()
         consuming.until_drained()
     assert log == [(what, data) for data in ("suspect", "new") for what in ("begun", "ended")]
+
+
+def send_beside(consuming: Consuming, runs: threading.Event) -> None:
+    """Once the suspect runs, send "new", and wait until that is held, or left."""
+    assert runs.wait(20)
+    consuming.send("new")
+    until(held_or_unread(consuming), what="the new one is held, or left")
 
 
 def held_or_unread(consuming: Consuming) -> Callable[[], bool]:
@@ -119,13 +122,13 @@ def held_or_unread(consuming: Consuming) -> Callable[[], bool]:
     return look
 
 
-def test_nothing_starts_before_it_is_settled(consuming: Consuming, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_starts_before_it_is_settled(
+    consuming: Consuming, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed in between, it would be delivered again, and look as if it had killed."""
     prepare = Settler.prepare
     runs, go_on = threading.Event(), threading.Event()
     pending: list[int] = []
-    connector = Connector(consuming.url)
-    link = connector.link("handler")
 
     def slow(settler: Settler) -> list[Settlement]:
         settlements = prepare(settler)
@@ -145,13 +148,9 @@ def test_nothing_starts_before_it_is_settled(consuming: Consuming, monkeypatch: 
             pending.append(len(link.call("XPENDING", consuming.stream, "g", suspect, suspect, 1)))
 
     with consuming.running():
-        assert runs.wait(20)
-        consuming.send("new")
-        until(held_or_unread(consuming), what="the new one is held, or left")
+        send_beside(consuming, runs)
         go_on.set()
         consuming.until_drained()
-    link.close()
-    connector.close()
     assert pending == [0]
 
 
@@ -171,9 +170,7 @@ def test_others_do_what_may_not_run_beside_it(consuming: Consuming) -> None:
     other.consumer(consuming.stream, group="g", claim_after="1s", concurrency=4)(handle)
     leave_suspect(consuming, "suspect")
     with consuming.running():
-        assert runs.wait(20)
-        consuming.send("new")
-        until(held_or_unread(consuming), what="the new one is held, or left")
+        send_beside(consuming, runs)
         with consuming.running(other):
             until(lambda: done == [("new", 1)], what="the other does it")
             go_on.set()
@@ -182,12 +179,10 @@ def test_others_do_what_may_not_run_beside_it(consuming: Consuming) -> None:
 
 
 def test_a_pack_is_not_looked_into_before_it_is_noted(
-    consuming: Consuming, monkeypatch: pytest.MonkeyPatch
+    consuming: Consuming, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That may be what kills."""
     check = Held.check
-    connector = Connector(consuming.url)
-    link = connector.link("check")
     noted: list[bytes | None] = []
     seen: list[int] = []
 
@@ -206,17 +201,13 @@ def test_a_pack_is_not_looked_into_before_it_is_noted(
         lambda event: seen.append(event.data)
     )
     consuming.run_until_drained()
-    link.close()
-    connector.close()
     assert noted == [b"10"]
     assert sorted(seen) == [1, 2, 3]
 
 
-def test_beside_one_that_never_returned_no_run_counts_as_alone(consuming: Consuming) -> None:
+def test_beside_one_that_never_returned_no_run_counts_as_alone(consuming: Consuming, link: Link) -> None:
     """What ran beyond max_run may be what kills: the suspect runs, and is not noted."""
     go_on = threading.Event()
-    connector = Connector(consuming.url)
-    link = connector.link("handler")
     fields: list[list[bytes]] = []
 
     @consuming.app.consumer(
@@ -234,16 +225,12 @@ def test_beside_one_that_never_returned_no_run_counts_as_alone(consuming: Consum
     with consuming.running():
         until(lambda: len(fields) == 1, what="the suspect runs")
         go_on.set()
-    link.close()
-    connector.close()
     assert fields == [[]]
 
 
-def test_one_that_fails_alone_is_a_failure_like_others(consuming: Consuming) -> None:
+def test_one_that_fails_alone_is_a_failure_like_others(consuming: Consuming, link: Link) -> None:
     """It is retried, with what it is suspected of, and alone again."""
     seen: list[tuple[int, int]] = []
-    connector = Connector(consuming.url)
-    link = connector.link("handler")
 
     @consuming.app.consumer(consuming.stream, group="g", claim_after="1s", retry=20)
     def handle(event: Event, delivery: Delivery) -> None:
@@ -257,7 +244,5 @@ def test_one_that_fails_alone_is_a_failure_like_others(consuming: Consuming) -> 
         until(lambda: consuming.waiting() or len(seen) > 1, what="it waits for its next run")
         consuming.advance(60_000)
         consuming.until_drained()
-    link.close()
-    connector.close()
     assert seen == [(MAX_CRASHES + 1, 0), (MAX_CRASHES + 2, 2)]
     assert consuming.dead() == []

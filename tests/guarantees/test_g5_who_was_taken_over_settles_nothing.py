@@ -136,9 +136,8 @@ def test_g5_a_worker_that_slept_settles_nothing_that_it_no_longer_owns(
         # Held is not yet running; 0.2 s later two are.
         until(lambda: link.call("XPENDING", consuming.stream, "g", "IDLE", 200, "-", "+", 1))
         sleeper.send_signal(signal.SIGSTOP)
-        other = crew.start().workers[
-            1
-        ]  # it may have retired the sleeper before both are seen at the same time
+        # Not until_joined(): it may have retired the sleeper before both are seen at the same time.
+        other = crew.start().workers[1]
         until(lambda: len(crew.held_by(link, other.pid)) == 4, what="the other holds all")
         sleeper.send_signal(signal.SIGCONT)
         until(lambda: [one for one in crew.handled() if one.pid == sleeper.pid], what="the sleeper finishes")
