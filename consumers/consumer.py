@@ -43,7 +43,6 @@ class PullExecutor:
         self._spec = spec
         self._state = state
         self._left = left
-        self._on_demand = left is not None
         self._bounded = bounded
         self._asking = 0
         """So many calls of take() wait."""
@@ -96,7 +95,7 @@ class PullExecutor:
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Take in a delivery's outcome; a second one for the same delivery is refused."""
         with self._condition:
-            if self._on_demand and (delivery.taken_over or delivery in self._lost):
+            if self._left is not None and (delivery.taken_over or delivery in self._lost):
                 self._out.pop(delivery, None)
                 self._ask(0)
                 raise TakenOverError(
@@ -139,7 +138,7 @@ class PullExecutor:
 
     def give_up(self, event: Event) -> None:
         """See Executor. The caller sees it as delivery.taken_over."""
-        if self._on_demand:
+        if self._left is not None:
             with self._condition:
                 for one in [one for one in self._out if one.event is event]:
                     self._lost.append(one)
@@ -149,7 +148,7 @@ class PullExecutor:
     def overdue(self, now_s: float) -> list[Event]:
         """See Executor. The caller's loop has no bound but its own, unless it was given one."""
         with self._condition:
-            if self._on_demand and not self._asking and now_s - self._asked_s > LEFT_S:
+            if self._left is not None and not self._asking and now_s - self._asked_s > LEFT_S:
                 self._state.unasked = True
                 self._give_back()
             if not self._bounded:
@@ -194,7 +193,7 @@ class PullExecutor:
             self._state.unasked = False
         if more < 0:
             self._asked_s = time.monotonic()
-        if self._on_demand:
+        if self._left is not None:
             before = self._state.window.asked_for or 0
             self._state.window.asked_for = len(self._out) + self._asking
             if self._state.window.asked_for > before:
